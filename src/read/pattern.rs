@@ -145,12 +145,13 @@ impl Pattern {
     fn wish_of(&self, cursor: usize, bounds: Bounds) -> Option<Wish> {
         let c = &self.cursors[cursor];
         let window = c.window.min(bounds.window);
-        if window == 0 || c.ahead >= bounds.size {
+        if window < BLOCK as u64 || c.ahead >= bounds.size {
             return None;
         }
         let target = round_up(c.next.saturating_add(window)).min(bounds.size);
-        // A quarter of the window per GET: enough of them in parallel, few enough to pay for.
-        let get = round_up(window / 4).clamp(FIRST_WINDOW.min(bounds.get), bounds.get);
+        // Half a window per GET while it grows, so that opening it takes few requests; full GETs in parallel later.
+        let least = FIRST_WINDOW.min(window / BLOCK as u64 * BLOCK as u64).min(bounds.get);
+        let get = round_up(window / 2).clamp(least, bounds.get);
         let wanted = target.saturating_sub(c.ahead);
         if wanted == 0 || (wanted < get && target < bounds.size) {
             return None;
@@ -302,6 +303,24 @@ mod tests {
         let access = p.note(80 * MIB, 81 * MIB);
         assert!(access.streaming);
         assert!(p.wish(access, BOUNDS).is_some());
+    }
+
+    #[test]
+    fn a_small_share_still_reads_ahead_and_stays_small() {
+        for window in [BLOCK as u64, 300 * KIB, 700 * KIB] {
+            let bounds = Bounds { window, get: MIB, ..BOUNDS };
+            let mut p = Pattern::default();
+            let mut gets = Vec::new();
+            for offset in (0..16 * MIB).step_by(128 * 1024) {
+                gets.extend(read(&mut p, offset, 128 * KIB, bounds));
+                let ahead = gets.last().map_or(0, |g| g.end);
+                assert!(ahead.saturating_sub(offset + 128 * KIB) <= window + BLOCK as u64);
+            }
+            assert!(gets.last().unwrap().end >= 16 * MIB, "{window}: {:?}", gets.last());
+        }
+        let bounds = Bounds { window: 1000, ..BOUNDS };
+        let mut p = Pattern::default();
+        assert!((0..64).all(|n| read(&mut p, n * 128 * KIB, 128 * KIB, bounds).is_empty()));
     }
 
     #[test]
