@@ -57,6 +57,8 @@ pub enum Kind {
     InProgress,
     /// A symbolic link where none may be.
     Loop,
+    /// lseek(2) for data or a hole past the end.
+    NoSuchRange,
     /// Memory budget used up.
     NoMemory,
     /// Throttled, 5xx, connection lost: still failing after the retries.
@@ -72,7 +74,7 @@ impl Kind {
     pub const fn errno(self) -> i32 {
         match self {
             Kind::NotFound => libc::ENOENT,
-            Kind::NoBucket => libc::ENXIO,
+            Kind::NoBucket | Kind::NoSuchRange => libc::ENXIO,
             Kind::Denied | Kind::Archived => libc::EACCES,
             Kind::Stale => libc::ESTALE,
             Kind::Exists => libc::EEXIST,
@@ -117,6 +119,7 @@ impl Kind {
                 | Kind::ReadOnly
                 | Kind::CrossDevice
                 | Kind::Loop
+                | Kind::NoSuchRange
         )
     }
 }

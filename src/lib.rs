@@ -19,6 +19,8 @@ pub mod budget;
 pub mod cache;
 pub mod config;
 pub mod error;
+pub mod fs;
+pub mod fuse;
 pub mod key;
 pub mod read;
 pub mod s3;

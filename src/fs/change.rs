@@ -1,0 +1,236 @@
+//! Making and removing names: mkdir, mknod, symlink, unlink, rmdir; and reading links.
+//!
+//! 1. A name is removed from the store first and from memory after: a failed delete leaves it visible.
+//! 2. A file that is open when it is unlinked disappears from this mount at once and from the bucket at its last
+//!    close: until then its handles can be read. After a crash in between it is visible again.
+//! 3. A directory without a marker object exists while it has entries. One that is emptied here stays, on this
+//!    mount, until it is removed here.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+
+use super::attr::{Attr, Facts, FileKind};
+use super::inode::{Ino, Inode, ROOT, State};
+use super::{Entry, Fs};
+use crate::error::{Error, Kind, Result};
+use crate::key::Name;
+use crate::s3::{Condition, ListQuery, Payload};
+
+impl Fs {
+    async fn must_be_new(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<()> {
+        if name.is_escaped() {
+            return Err(Error::new(Kind::BadName, "create a name that is an escape").with_key(name));
+        }
+        match self.child(parent, name).await? {
+            Some(_) => Err(Error::new(Kind::Exists, "create").with_key(name)),
+            None => Ok(()),
+        }
+    }
+
+    /// One PUT of the marker `name/` (S3 has no directories).
+    pub async fn mkdir(self: &Arc<Self>, parent: Ino, name: &Name, perm: u16, owner: (u32, u32)) -> Result<Entry> {
+        self.writable()?;
+        self.must_be_new(parent, name).await?;
+        let prefix = self.inodes.prefix(parent)?.dir(name)?;
+        let now = SystemTime::now();
+        let attr =
+            Attr { kind: FileKind::Dir, size: 0, perm, uid: owner.0, gid: owner.1, atime: now, mtime: now, ctime: now };
+        let asked = Instant::now();
+        let inode = self.inodes.remember_kind(parent, name, prefix.as_str(), Some(FileKind::Dir), || {
+            State::new(attr, Facts::default(), false)
+        })?;
+        if let Err(e) = self.put_marker(&inode).await {
+            self.inodes.unlink(inode.ino);
+            return Err(e);
+        }
+        self.name_added(parent, name);
+        // It is empty: names in it need no request for a while.
+        self.listings.put(inode.ino, asked, Vec::new());
+        Ok(self.entry(&inode))
+    }
+
+    /// A regular file, made and stored empty; other kinds have no object: [`Kind::NotPermitted`] (EPERM).
+    pub async fn mknod(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &Name,
+        mode: u32,
+        perm: u16,
+        owner: (u32, u32),
+    ) -> Result<Entry> {
+        self.writable()?;
+        if !matches!(mode & libc::S_IFMT, 0 | libc::S_IFREG) {
+            return Err(Error::new(Kind::NotPermitted, "make a device, pipe or socket").with_key(name));
+        }
+        self.must_be_new(parent, name).await?;
+        let inode = self.new_file(parent, name, perm, owner, true)?;
+        let result = self.close_writer(&inode).await;
+        result.map(|()| self.entry(&inode))
+    }
+
+    /// An object with the target as its body and the link type in its mode, as s3fs writes it: one PUT.
+    pub async fn symlink(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &Name,
+        target: &str,
+        owner: (u32, u32),
+    ) -> Result<Entry> {
+        self.writable()?;
+        if !self.settings.store_attrs {
+            return Err(Error::new(Kind::Unsupported, "make a symbolic link").with_key(name).with_fix("mount with attrs=store"));
+        }
+        self.must_be_new(parent, name).await?;
+        let key = self.inodes.prefix(parent)?.file(name)?;
+        let now = SystemTime::now();
+        let attr = Attr {
+            kind: FileKind::Symlink,
+            size: target.len() as u64,
+            perm: 0o777,
+            uid: owner.0,
+            gid: owner.1,
+            atime: now,
+            mtime: now,
+            ctime: now,
+        };
+        let mut object = self.object_for("", &attr);
+        object.headers.content_type = Some("application/octet-stream".into());
+        let body = Payload::from(Bytes::copy_from_slice(target.as_bytes()));
+        self.graves.lock().remove(&key);
+        let stored = self.s3.put(&key, body, &object, &Condition::None).await?;
+        let inode = self.inodes.remember_kind(parent, name, key.as_str(), Some(FileKind::Symlink), || {
+            State::new(attr, Facts::default(), true)
+        })?;
+        {
+            let mut state = inode.state.lock();
+            state.facts.etag = Some(stored.etag);
+            state.facts.version = stored.version;
+            state.target = Some(target.into());
+            let now = Instant::now();
+            state.confirmed = Some(now);
+            state.changed = Some(now);
+        }
+        self.name_added(parent, name);
+        Ok(self.entry(&inode))
+    }
+
+    /// One GET the first time.
+    pub async fn readlink(self: &Arc<Self>, ino: Ino) -> Result<Arc<str>> {
+        let inode = self.inodes.get(ino)?;
+        if inode.kind() != FileKind::Symlink {
+            return Err(Kind::Invalid.into());
+        }
+        if let Some(target) = inode.state.lock().target.clone() {
+            return Ok(target);
+        }
+        let key = self.inodes.key(ino)?;
+        if inode.state.lock().attr.size > 4096 {
+            return Err(Error::new(Kind::Io, "symbolic link with a target longer than a path").with_key(&key));
+        }
+        let body = self.s3.get(&key, None, None, None).await?.body.collect().await?;
+        let target: Arc<str> = std::str::from_utf8(&body)
+            .map_err(|_| Error::new(Kind::Io, "symbolic link that is not UTF-8").with_key(&key))?
+            .into();
+        inode.state.lock().target = Some(target.clone());
+        Ok(target)
+    }
+
+    /// A directory without a marker would vanish with its last entry.
+    pub(super) fn keep_dir(&self, dir: Ino) {
+        if dir == ROOT {
+            return;
+        }
+        let marked = self.inodes.get(dir).is_ok_and(|i| i.state.lock().has_marker);
+        if !marked && let Ok(prefix) = self.inodes.prefix(dir) {
+            self.kept.lock().insert(prefix);
+        }
+    }
+
+    pub(super) fn name_removed(&self, parent: Ino, name: &Name) {
+        self.inodes.names_changed(parent);
+        self.listings.touch(parent, name, false);
+        self.touch_dir(parent);
+    }
+
+    /// One DELETE; none for a file that was never stored (XOS-OBJ-15; XOS-OBJ-17: a missing key is no error to S3,
+    /// so the name is looked up first).
+    pub async fn unlink(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<()> {
+        self.writable()?;
+        let inode = self.existing(parent, name).await?;
+        if inode.kind() == FileKind::Dir {
+            return Err(Kind::IsDir.into());
+        }
+        let _changing = inode.changing.lock().await;
+        let key = self.inodes.key(inode.ino)?;
+        let (writer, stored, open) = self.usage(&inode);
+        if stored && !open {
+            self.s3.delete(&key, None).await?;
+        }
+        if stored && open {
+            self.graves.lock().insert(key.clone());
+        }
+        self.keep_dir(parent);
+        self.inodes.unlink(inode.ino);
+        self.name_removed(parent, name);
+        if let Some(w) = writer {
+            w.unlink().await;
+        }
+        self.inodes.settle(inode.ino);
+        Ok(())
+    }
+
+    /// (writer, whether the store has the object, whether a handle is open)
+    pub(super) fn usage(&self, inode: &Inode) -> (Option<Arc<crate::write::Writer>>, bool, bool) {
+        let state = inode.state.lock();
+        (state.writer.clone(), state.stored, state.handles.iter().any(|h| h.strong_count() > 0))
+    }
+
+    /// Whether the store or this mount has anything in the directory besides its marker.
+    pub(super) async fn is_empty_dir(self: &Arc<Self>, inode: &Inode) -> Result<bool> {
+        let prefix = self.inodes.prefix(inode.ino)?;
+        let unstored = |i: &Arc<Inode>| !i.state.lock().stored;
+        if self.inodes.children(inode.ino).iter().any(|(_, i)| unstored(i)) || !self.kept_below(inode.ino).is_empty() {
+            return Ok(false);
+        }
+        let graves: Vec<_> = self.graves.lock().iter().filter(|k| k.as_str().starts_with(prefix.as_str())).cloned().collect();
+        let max_keys = u16::try_from(graves.len() + 2).unwrap_or(1000).min(1000);
+        let query = ListQuery { prefix: prefix.as_str(), delimited: false, from: None, max_keys: Some(max_keys) };
+        let page = self.s3.list(&query).await?;
+        let counts = |k: &str| k != prefix.as_str() && !graves.iter().any(|g| g.as_str() == k);
+        Ok(!page.objects.iter().any(|o| counts(&o.key)))
+    }
+
+    /// One LIST, and a DELETE of the marker.
+    pub async fn rmdir(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<()> {
+        self.writable()?;
+        let inode = self.existing(parent, name).await?;
+        if inode.kind() != FileKind::Dir {
+            return Err(Kind::NotDir.into());
+        }
+        if !self.is_empty_dir(&inode).await? {
+            return Err(Error::new(Kind::NotEmpty, "remove directory").with_key(name));
+        }
+        self.drop_dir(parent, name, &inode).await
+    }
+
+    /// Removes an empty directory.
+    pub(super) async fn drop_dir(self: &Arc<Self>, parent: Ino, name: &Name, inode: &Arc<Inode>) -> Result<()> {
+        let prefix = self.inodes.prefix(inode.ino)?;
+        let odd = inode.state.lock().odd_marker.clone();
+        // The plain marker may exist unseen: a listing with entries does not tell.
+        if let Some(marker) = prefix.marker() {
+            self.s3.delete(&marker, None).await?;
+        }
+        if let Some(odd) = odd {
+            self.s3.delete(&odd, None).await?;
+        }
+        self.keep_dir(parent);
+        self.kept.lock().remove(&prefix);
+        self.inodes.unlink(inode.ino);
+        self.listings.forget(inode.ino);
+        self.name_removed(parent, name);
+        Ok(())
+    }
+}

@@ -1,0 +1,234 @@
+//! Server-side copies: what rename and changes of attributes are made of.
+//!
+//! A copy loses what is not sent along: the ACL always, the storage class unless named, and in parts everything.
+//! What the survival table of `docs/SEMANTICS.md` promises is carried over here.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, StreamExt};
+use tracing::{debug, error};
+
+use super::attr::{Facts, FileKind};
+use super::inode::Inode;
+use super::Fs;
+use crate::error::{Error, Kind, Result};
+use crate::key::Key;
+use crate::read::Object;
+use crate::s3::{
+    Acl, AclChange, Condition, Directive, NewObject, ObjectId, ObjectMeta, Part, Payload, Source, Stored, canned_name,
+};
+
+/// Bytes of one part of a copy: well under the gibibyte above which XOS may time out.
+const COPY_PART: u64 = 256 << 20;
+/// Parts of one object copied at a time.
+const COPY_PARALLEL: usize = 8;
+
+impl Fs {
+    /// The ACL a copy has to set again; `None` when it is the default one, or cannot be read.
+    async fn acl_to_keep(&self, key: &Key) -> Result<Option<Acl>> {
+        if self.acl_unsupported.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        match self.s3.object_acl(key, None).await {
+            Ok(acl) => Ok((canned_name(&acl) != Some("private")).then_some(acl)),
+            Err(e) if e.kind() == Kind::Unsupported => {
+                self.acl_unsupported.store(true, Ordering::Relaxed);
+                Ok(None)
+            }
+            Err(e) if e.kind() == Kind::Denied => {
+                debug!("the ACL is not kept: {e}");
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Copies `from` to `to` (which may be the same key) with everything that belongs to it. `replace`: with these
+    /// headers, metadata, tags and class instead of its own.
+    ///
+    /// Requests: GET of the ACL, one copy; more above `copy_threshold` and for an ACL that is no canned one.
+    pub(super) async fn copy_object(
+        &self,
+        from: &Object,
+        to: &Key,
+        class: Option<String>,
+        replace: Option<NewObject>,
+    ) -> Result<Stored> {
+        let acl = self.acl_to_keep(&from.id.key).await?;
+        let canned = acl.as_ref().and_then(canned_name).map(str::to_owned);
+        let source = Source::of(&from.id);
+        let stored = if from.size > self.settings.copy_threshold {
+            let mut object = match replace {
+                Some(object) => object,
+                None => {
+                    let meta = self.s3.head(&from.id.key, None).await?;
+                    self.object_carried(&meta, &from.id.key).await?
+                }
+            };
+            object.acl = canned.clone();
+            self.copy_in_parts(from, to, &source, &object).await?
+        } else {
+            let directive = match replace {
+                Some(mut object) => {
+                    object.acl = canned.clone();
+                    Directive::Replace { object, tags: true }
+                }
+                None => {
+                    let storage_class = class.filter(|c| c != "STANDARD");
+                    Directive::Keep { storage_class, acl: canned.clone() }
+                }
+            };
+            self.s3.copy(&source, to, &directive, &Condition::None).await?
+        };
+        if let Some(acl) = acl.filter(|_| canned.is_none()) {
+            self.s3.set_object_acl(to, None, &AclChange::Full(acl)).await?;
+        }
+        Ok(stored)
+    }
+
+    /// XOS-MPU-07, XOS-MPU-08: parts of 256 MiB, larger only when 10,000 of them would not do.
+    async fn copy_in_parts(&self, from: &Object, to: &Key, source: &Source, object: &NewObject) -> Result<Stored> {
+        let part = COPY_PART.max(from.size.div_ceil(10_000));
+        let upload = self.s3.create_upload(to, object).await?;
+        let mut copies: Vec<BoxFuture<'_, Result<Part>>> = Vec::new();
+        for (start, number) in (0..from.size).step_by(part as usize).zip(1..) {
+            let range = start..(start + part).min(from.size);
+            let size = range.end - range.start;
+            copies.push(Box::pin(self.s3.copy_part(to, &upload, number, source, Some(range), size)));
+        }
+        let parts: Vec<Result<Part>> = stream::iter(copies).buffered(COPY_PARALLEL).collect().await;
+        let result = match parts.into_iter().collect::<Result<Vec<_>>>() {
+            Ok(parts) => self.s3.complete_upload(to, &upload, &parts, &Condition::None).await,
+            Err(e) => Err(e),
+        };
+        if result.is_err()
+            && let Err(e) = self.s3.abort_upload(to, &upload).await
+        {
+            error!("an upload is left behind: {e}");
+        }
+        result
+    }
+
+    /// The object behind a committed file's inode.
+    pub(super) fn stored_object(&self, inode: &Inode, key: Key) -> Result<Object> {
+        let state = inode.state.lock();
+        let etag = state.facts.etag.clone().ok_or_else(|| Error::new(Kind::Io, "object without ETag").with_key(&key))?;
+        Ok(Object { id: ObjectId { key, etag, version: state.facts.version.clone() }, size: state.attr.size })
+    }
+
+    /// Rewrites the headers and metadata of a committed file by copying it onto itself. The caller holds
+    /// `Inode::changing`.
+    pub(super) async fn self_copy(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        edit: &(dyn Fn(&mut NewObject) + Send + Sync),
+    ) -> Result<()> {
+        let key = self.inodes.key(inode.ino)?;
+        let meta = match self.known_meta(inode) {
+            Some(meta) => meta,
+            None => self.refresh(inode).await?,
+        };
+        let mut object = self.object_carried(&meta, &key).await?;
+        edit(&mut object);
+        let from = self.stored_object(inode, key.clone())?;
+        let stored = self.copy_object(&from, &key, None, Some(object.clone())).await?;
+        let id = ObjectId { key, etag: stored.etag.clone(), version: stored.version.clone() };
+        let now_object = Object { id, size: from.size };
+        let meta = ObjectMeta {
+            etag: stored.etag.clone(),
+            version: stored.version,
+            last_modified: stored.last_modified.or(meta.last_modified),
+            headers: object.headers,
+            storage_class: object.storage_class,
+            tag_count: Some(object.tags.len() as u32),
+            ..(*meta).clone()
+        };
+        {
+            let mut state = inode.state.lock();
+            // The bytes are the same, so what the kernel has of them stays right.
+            if state.pages == state.facts.etag {
+                state.pages = Some(stored.etag);
+            }
+            state.facts = Facts::of_meta(&meta);
+            let now = Instant::now();
+            state.confirmed = Some(now);
+            state.changed = Some(now);
+        }
+        self.rebind(inode, &now_object);
+        Ok(())
+    }
+
+    /// Metadata that is known and still believed.
+    pub(super) fn known_meta(&self, inode: &Inode) -> Option<Arc<ObjectMeta>> {
+        let state = inode.state.lock();
+        let fresh = state.confirmed.is_some_and(|t| t.elapsed() < self.settings.metadata_ttl);
+        state.facts.meta.clone().filter(|_| fresh)
+    }
+
+    /// Stores mode, owner and times that were changed after the commit. Nothing to do is Ok.
+    pub(super) async fn store_attr(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
+        if !inode.state.lock().attr_pending {
+            return Ok(());
+        }
+        let _changing = inode.changing.lock().await;
+        let (pending, attr, dirty) = {
+            let state = inode.state.lock();
+            let dirty = state.writer.as_ref().is_some_and(|w| w.is_dirty());
+            (state.attr_pending, state.attr.clone(), dirty)
+        };
+        // A dirty writer carries them with its commit; what was unlinked needs none.
+        if !pending || dirty || self.inodes.place(inode.ino).is_none() {
+            return Ok(());
+        }
+        let result = if attr.kind == FileKind::Dir {
+            self.put_marker(inode).await
+        } else {
+            let attr = attr.clone();
+            self.self_copy(inode, &move |o| attr.store(&mut o.headers.metadata)).await
+        };
+        {
+            let mut state = inode.state.lock();
+            if result.is_ok() {
+                // Another change may have come while the copy was under way.
+                state.attr_pending = state.attr.perm != attr.perm
+                    || state.attr.uid != attr.uid
+                    || state.attr.gid != attr.gid
+                    || state.attr.mtime != attr.mtime;
+            } else {
+                state.attr_pending = false;
+            }
+        }
+        let writer = inode.state.lock().writer.clone();
+        if let (Ok(()), Some(w)) = (&result, writer)
+            && let Ok(object) = self.inodes.key(inode.ino).and_then(|k| self.stored_object(inode, k))
+        {
+            w.set_base(object);
+            w.replace_object_if_clean(&mut |o| attr.store(&mut o.headers.metadata));
+        }
+        self.inodes.settle(inode.ino);
+        result
+    }
+
+    /// Writes a directory's marker object with its attributes.
+    pub(super) async fn put_marker(&self, inode: &Inode) -> Result<()> {
+        let odd = inode.state.lock().odd_marker.clone();
+        let Some(marker) = odd.or(self.inodes.prefix(inode.ino)?.marker()) else { return Ok(()) };
+        let attr = inode.state.lock().attr.clone();
+        let mut object = self.settings.new_object.clone();
+        object.headers.content_type = Some("application/x-directory".into());
+        if self.settings.store_attrs {
+            attr.store(&mut object.headers.metadata);
+        }
+        self.s3.put(&marker, Payload::default(), &object, &Condition::None).await?;
+        let mut state = inode.state.lock();
+        state.stored = true;
+        state.has_marker = true;
+        let now = Instant::now();
+        state.confirmed = Some(now);
+        state.changed = Some(now);
+        Ok(())
+    }
+}

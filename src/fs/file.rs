@@ -1,0 +1,602 @@
+//! Files: open, read, write, flush, fsync, release.
+//!
+//! 1. A handle opened for reading pins one version of the object. While somebody on this mount has the file open
+//!    for writing, all its handles read through the writer instead (read-your-writes, across handles).
+//! 2. When this mount itself makes a new version (commit, self-copy, rename), the open handles are moved to it:
+//!    only somebody else's version makes a handle stale.
+//! 3. There is one writer an inode, shared by its handles. It goes when the last of them is closed and everything
+//!    is stored, or when the application has been told that it could not be.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+use tracing::{error, warn};
+
+use super::attr::{Attr, Facts, FileKind};
+use super::handle::{Fh, FileHandle};
+use super::inode::{Ino, Inode, State};
+use super::{Entry, Fs};
+use crate::error::{Error, Kind, Result};
+use crate::key::{Key, Name};
+use crate::read::Object;
+use crate::s3::{Condition, NewObject, ObjectId, ObjectMeta};
+use crate::write::{Committed, Writer};
+
+/// What open(2) was asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenMode {
+    pub read: bool,
+    pub write: bool,
+    pub append: bool,
+    pub truncate: bool,
+    pub exclusive: bool,
+}
+
+impl OpenMode {
+    /// From the flags of open(2).
+    pub fn of_flags(flags: i32) -> OpenMode {
+        let access = flags & libc::O_ACCMODE;
+        OpenMode {
+            read: access != libc::O_WRONLY,
+            write: access != libc::O_RDONLY,
+            append: flags & libc::O_APPEND != 0,
+            truncate: flags & libc::O_TRUNC != 0,
+            exclusive: flags & libc::O_EXCL != 0,
+        }
+    }
+}
+
+/// An open file.
+#[derive(Clone, Copy, Debug)]
+pub struct Opened {
+    pub fh: Fh,
+    /// The pages the kernel still has belong to the version that was opened.
+    pub keep_pages: bool,
+    /// close(2) has nothing to report, so it need not ask.
+    pub no_flush: bool,
+}
+
+impl Fs {
+    fn check_archived(&self, facts: &Facts, key: &Key) -> Result<()> {
+        if facts.is_archive_class() && facts.is_restored() == Some(false) {
+            let class = facts.storage_class.clone().unwrap_or_default();
+            return Err(Error::new(Kind::Archived, format!("open object of class {class}")).with_key(key).with_fix(
+                format!("restore it first: setfattr -n user.s3.restore -v 1 FILE, or restore s3://{}/{key}", self.s3.bucket()),
+            ));
+        }
+        Ok(())
+    }
+
+    fn object_of(state: &State, key: Key) -> Option<Object> {
+        let etag = state.facts.etag.clone()?;
+        Some(Object { id: ObjectId { key, etag, version: state.facts.version.clone() }, size: state.attr.size })
+    }
+
+    /// HEAD, and what it says taken over. The inode is an existing file's.
+    pub(super) async fn refresh(&self, inode: &Arc<Inode>) -> Result<Arc<ObjectMeta>> {
+        let key = self.inodes.key(inode.ino)?;
+        let asked = Instant::now();
+        let meta = self.s3.head(&key, None).await?;
+        self.absorb_meta(inode, &meta, asked);
+        Ok(Arc::new(meta))
+    }
+
+    /// Opens an existing file.
+    ///
+    /// Requests: none for a file whose attributes are fresh; else one GET of its first block. For writing without
+    /// O_TRUNC a HEAD, unless one was made before: what the object carries has to survive.
+    pub async fn open(self: &Arc<Self>, ino: Ino, mode: OpenMode) -> Result<Opened> {
+        let inode = self.inodes.get(ino)?;
+        match inode.kind() {
+            FileKind::Dir => return Err(Kind::IsDir.into()),
+            FileKind::Symlink => return Err(Kind::Loop.into()),
+            FileKind::File => {}
+        }
+        if mode.write || mode.truncate {
+            self.writable()?;
+            let writer = self.writer(&inode, mode.truncate).await?;
+            if mode.truncate {
+                writer.truncate(0).await?;
+                self.note_write(&inode, true);
+            }
+            if mode.write {
+                return Ok(self.add_handle(&inode, mode, None, false));
+            }
+        }
+        if inode.state.lock().writer.is_some() {
+            return Ok(self.add_handle(&inode, mode, None, true));
+        }
+        let object = self.current_object(&inode).await?;
+        let keep = {
+            let mut state = inode.state.lock();
+            let keep = state.pages.as_ref() == Some(&object.id.etag);
+            state.pages = Some(object.id.etag.clone());
+            keep
+        };
+        let reader = self.reads.reader(object);
+        Ok(self.add_handle(&inode, mode, Some(reader), keep))
+    }
+
+    /// The version to read: the one in memory when it is fresh, else what a GET of the first block finds.
+    async fn current_object(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<Object> {
+        let key = match self.inodes.key(inode.ino) {
+            Ok(key) => key,
+            // Unlinked, opened again through /proc/PID/fd: the object waits for its last close.
+            Err(e) => self.inodes.last_key(inode.ino).ok_or(e)?,
+        };
+        let now = {
+            let state = inode.state.lock();
+            let fresh = state.confirmed.is_some_and(|t| t.elapsed() < self.settings.metadata_ttl)
+                || state.attr_pending && state.facts.etag.is_some();
+            let told = !state.facts.is_archive_class() || state.facts.meta.is_some();
+            if fresh && told {
+                self.check_archived(&state.facts, &key)?;
+            }
+            (fresh && told).then(|| Self::object_of(&state, key.clone())).flatten()
+        };
+        if let Some(object) = now {
+            return Ok(object);
+        }
+        let asked = Instant::now();
+        let archived = inode.state.lock().facts.is_archive_class();
+        let meta = if archived { self.s3.head(&key, None).await } else { self.reads.open_fresh(&key, None).await };
+        let meta = match meta {
+            Ok(meta) => meta,
+            Err(e) if e.kind() == Kind::NotFound => {
+                // The name resolves to something else now: let the kernel look it up again.
+                if let Some((parent, name)) = self.inodes.place(inode.ino) {
+                    self.listings.touch(parent, &name, false);
+                    self.inodes.unlink(inode.ino);
+                }
+                return Err(e.with_kind(Kind::Stale));
+            }
+            Err(e) => return Err(e),
+        };
+        if Attr::of_meta(&meta, false, &self.settings.defaults).kind == FileKind::Symlink {
+            // A listing showed the link as a file. On ESTALE the kernel looks the path up again and follows it.
+            if let Some((parent, name)) = self.inodes.place(inode.ino) {
+                self.absorb_file(parent, &name, &key, &meta, asked)?;
+            }
+            return Err(Error::new(Kind::Stale, "a symbolic link, not a file").with_key(&key));
+        }
+        self.absorb_meta(inode, &meta, asked);
+        self.check_archived(&Facts::of_meta(&meta), &key)?;
+        Ok(Object { id: ObjectId { key, etag: meta.etag, version: meta.version }, size: meta.size })
+    }
+
+    fn add_handle(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        mode: OpenMode,
+        reader: Option<crate::read::Reader>,
+        keep_pages: bool,
+    ) -> Opened {
+        let handle = FileHandle::new(inode.clone(), mode.read, mode.write, mode.append, reader);
+        self.inodes.pin(inode.ino);
+        {
+            let mut state = inode.state.lock();
+            state.handles.retain(|h| h.strong_count() > 0);
+            state.handles.push(Arc::downgrade(&handle));
+            if mode.write {
+                state.write_handles += 1;
+            }
+        }
+        Opened { fh: self.handles.insert_file(handle), keep_pages, no_flush: !mode.write }
+    }
+
+    /// The inode's writer, made when there is none. `truncate`: the old content is not needed.
+    pub(super) async fn writer(self: &Arc<Self>, inode: &Arc<Inode>, truncate: bool) -> Result<Arc<Writer>> {
+        loop {
+            if let Some(w) = inode.state.lock().writer.clone() {
+                return Ok(w);
+            }
+            let key = self.inodes.key(inode.ino)?;
+            let told = {
+                let state = inode.state.lock();
+                let fresh = state.confirmed.is_some_and(|t| t.elapsed() < self.settings.metadata_ttl);
+                state.facts.meta.clone().filter(|_| fresh || state.attr_pending)
+            };
+            let meta = match told {
+                Some(meta) => meta,
+                None => self.refresh(inode).await?,
+            };
+            if !truncate {
+                self.check_archived(&Facts::of_meta(&meta), &key)?;
+            }
+            let object = self.object_carried(&meta, &key).await?;
+            let mut state = inode.state.lock();
+            if state.writer.is_some() {
+                continue;
+            }
+            let mut object = object;
+            if self.settings.store_attrs {
+                state.attr.store(&mut object.headers.metadata);
+            }
+            let base = Object {
+                id: ObjectId { key: key.clone(), etag: meta.etag.clone(), version: meta.version.clone() },
+                size: meta.size,
+            };
+            let base = (!truncate).then_some(base);
+            let writer = Writer::new(self.writes.clone(), key, base, object, Condition::None);
+            state.writer = Some(writer.clone());
+            // Reads see the writer's bytes from now on, on every handle.
+            for handle in state.handles.iter().filter_map(std::sync::Weak::upgrade) {
+                handle.set_reader(None);
+            }
+            return Ok(writer);
+        }
+    }
+
+    /// What an object carries and a rewrite has to keep (the survival table of `docs/SEMANTICS.md`).
+    pub(super) async fn object_carried(&self, meta: &ObjectMeta, key: &Key) -> Result<NewObject> {
+        // Ceph does not count tags in HEAD: only a count of 0 says that there are none.
+        let tags = if meta.tag_count == Some(0) { Vec::new() } else { self.tags_if_any(key).await? };
+        Ok(NewObject {
+            headers: meta.headers.clone(),
+            storage_class: meta.storage_class.clone().filter(|c| c != "STANDARD"),
+            acl: self.settings.new_object.acl.clone(),
+            tags,
+            sse: meta.sse.clone(),
+            sse_kms_key: meta.sse_kms_key.clone(),
+        })
+    }
+
+    async fn tags_if_any(&self, key: &Key) -> Result<Vec<(String, String)>> {
+        if self.tags_unsupported.load(Ordering::Relaxed) {
+            return Ok(Vec::new());
+        }
+        match self.s3.tags(key, None).await {
+            Err(e) if e.kind() == Kind::Unsupported => {
+                self.tags_unsupported.store(true, Ordering::Relaxed);
+                Ok(Vec::new())
+            }
+            // Without the right to read tags there is nothing to keep.
+            Err(e) if matches!(e.kind(), Kind::Denied | Kind::NotFound | Kind::NoAttribute) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
+    /// What a new file of this name carries.
+    pub(super) fn object_for(&self, name: &str, attr: &Attr) -> NewObject {
+        let mut object = self.settings.new_object.clone();
+        if object.headers.content_type.is_none() {
+            // XOS-MIM-02, XOS-MIM-03: by the extension of the key, and an explicit fallback.
+            object.headers.content_type = Some(mime_guess::from_path(name).first_or_octet_stream().to_string());
+        }
+        if self.settings.store_attrs {
+            attr.store(&mut object.headers.metadata);
+        }
+        object
+    }
+
+    /// Makes a new file and opens it. Nothing is sent before the first commit.
+    pub async fn create(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &Name,
+        perm: u16,
+        owner: (u32, u32),
+        mode: OpenMode,
+    ) -> Result<(Entry, Opened)> {
+        self.writable()?;
+        if let Some(existing) = self.child(parent, name).await? {
+            if mode.exclusive {
+                return Err(Error::new(Kind::Exists, "create").with_key(name));
+            }
+            let opened = self.open(existing.ino, mode).await?;
+            return Ok((self.entry(&existing), opened));
+        }
+        let inode = self.new_file(parent, name, perm, owner, mode.exclusive)?;
+        let opened = self.add_handle(&inode, OpenMode { write: true, ..mode }, None, true);
+        Ok((self.entry(&inode), opened))
+    }
+
+    /// A file that exists on this mount alone until it is committed.
+    pub(super) fn new_file(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &Name,
+        perm: u16,
+        owner: (u32, u32),
+        exclusive: bool,
+    ) -> Result<Arc<Inode>> {
+        if name.is_escaped() {
+            return Err(Error::new(Kind::BadName, "create a name that is an escape").with_key(name));
+        }
+        let key = self.inodes.prefix(parent)?.file(name)?;
+        let now = SystemTime::now();
+        let attr =
+            Attr { kind: FileKind::File, size: 0, perm, uid: owner.0, gid: owner.1, atime: now, mtime: now, ctime: now };
+        let object = self.object_for(name.as_str(), &attr);
+        // A grave here means that the bucket still holds the old object: the commit replaces it.
+        let buried = self.graves.lock().remove(&key);
+        let condition =
+            if exclusive && self.settings.conditional && !buried { Condition::Absent } else { Condition::None };
+        let writer = Writer::new(self.writes.clone(), key.clone(), None, object, condition);
+        let inode = self.inodes.remember_kind(parent, name, key.as_str(), Some(FileKind::File), || {
+            let mut state = State::new(attr, Facts::default(), buried);
+            state.writer = Some(writer);
+            state
+        })?;
+        self.name_added(parent, name);
+        Ok(inode)
+    }
+
+    pub(super) fn name_added(&self, parent: Ino, name: &Name) {
+        self.inodes.names_changed(parent);
+        self.listings.touch(parent, name, true);
+        self.touch_dir(parent);
+    }
+
+    /// A change in a directory moves its times, here only: the bucket has no place for them.
+    pub(super) fn touch_dir(&self, dir: Ino) {
+        if let Ok(inode) = self.inodes.get(dir) {
+            let now = SystemTime::now();
+            let mut state = inode.state.lock();
+            state.attr.mtime = now;
+            state.attr.ctime = now;
+        }
+    }
+
+    /// Answers a read from memory, or not at all.
+    pub fn read_now(&self, fh: Fh, offset: u64, len: usize) -> Option<Result<Bytes>> {
+        let handle = match self.handles.file(fh) {
+            Ok(handle) => handle,
+            Err(e) => return Some(Err(e)),
+        };
+        if let Some(reader) = handle.reader() {
+            return reader.read_cached(offset, len).map(Ok);
+        }
+        let writer = handle.inode.state.lock().writer.clone()?;
+        writer.read_now(offset, len).map(Ok)
+    }
+
+    /// Up to `len` bytes; short only at the end of the file.
+    ///
+    /// Errors: [`Kind::Stale`] when somebody replaced the object after this handle was opened.
+    pub async fn read(self: &Arc<Self>, fh: Fh, offset: u64, len: usize) -> Result<Bytes> {
+        let handle = self.handles.file(fh)?;
+        for _ in 0..3 {
+            if let Some(reader) = handle.reader() {
+                let answer = reader.read(offset, len).await;
+                // This mount made a new version while the read was under way: ask for that one.
+                let moved = handle.reader().is_none_or(|now| !Arc::ptr_eq(&now, &reader));
+                match answer {
+                    Err(e) if moved && matches!(e.kind(), Kind::Stale | Kind::NotFound) => continue,
+                    Err(e) if e.kind() == Kind::NotFound => return Err(e.with_kind(Kind::Stale)),
+                    other => return other,
+                }
+            }
+            let writer = handle.inode.state.lock().writer.clone();
+            match writer {
+                Some(w) => return w.read(offset, len).await,
+                None => {
+                    let object = self.current_object(&handle.inode).await?;
+                    handle.set_reader(Some(self.reads.reader(object)));
+                }
+            }
+        }
+        Err(Error::new(Kind::Stale, "read a file that keeps changing"))
+    }
+
+    /// mtime, ctime and the kill of setuid after a write.
+    pub(super) fn note_write(&self, inode: &Inode, kill_suid: bool) {
+        let now = SystemTime::now();
+        let mut state = inode.state.lock();
+        state.attr.mtime = now;
+        state.attr.ctime = now;
+        if kill_suid {
+            state.attr.perm &= !0o4000;
+            if state.attr.perm & 0o010 != 0 {
+                state.attr.perm &= !0o2000;
+            }
+        }
+        state.changed = Some(Instant::now());
+    }
+
+    /// Takes the bytes on the calling thread when that needs no waiting. `None`: call [`Fs::write`].
+    pub fn write_now(&self, fh: Fh, offset: u64, data: &[u8], kill_suid: bool) -> Option<Result<()>> {
+        let handle = match self.handles.file(fh) {
+            Ok(handle) => handle,
+            Err(e) => return Some(Err(e)),
+        };
+        if !handle.write {
+            return Some(Err(Kind::BadHandle.into()));
+        }
+        if handle.append {
+            return None;
+        }
+        let writer = handle.inode.state.lock().writer.clone()?;
+        match writer.write_now(offset, data) {
+            Ok(Some(())) => {
+                self.note_write(&handle.inode, kill_suid);
+                Some(Ok(()))
+            }
+            Ok(None) => None,
+            Err(e) => Some(Err(e)),
+        }
+    }
+
+    pub async fn write(self: &Arc<Self>, fh: Fh, offset: u64, data: Bytes, kill_suid: bool) -> Result<()> {
+        let handle = self.handles.file(fh)?;
+        if !handle.write {
+            return Err(Kind::BadHandle.into());
+        }
+        let writer = self.writer(&handle.inode, false).await?;
+        if handle.append {
+            writer.append(data).await?;
+        } else {
+            writer.write(offset, data).await?;
+        }
+        self.note_write(&handle.inode, kill_suid);
+        Ok(())
+    }
+
+    /// Stores what was written; everything this mount shows of the file then refers to the new version.
+    pub(super) async fn commit(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
+        let Some(writer) = inode.state.lock().writer.clone() else { return Ok(()) };
+        if self.settings.store_attrs {
+            let attr = inode.state.lock().attr.clone();
+            writer.edit_object(&mut |o| attr.store(&mut o.headers.metadata));
+        }
+        match writer.commit().await {
+            Ok(None) => Ok(()),
+            Ok(Some(committed)) => {
+                self.committed(inode, &writer, committed);
+                Ok(())
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn committed(self: &Arc<Self>, inode: &Arc<Inode>, writer: &Arc<Writer>, committed: Committed) {
+        let carried = writer.object();
+        let meta = ObjectMeta {
+            size: committed.object.size,
+            etag: committed.object.id.etag.clone(),
+            version: committed.object.id.version.clone(),
+            last_modified: committed.stored.last_modified,
+            headers: carried.headers.clone(),
+            storage_class: carried.storage_class.clone(),
+            restore: None,
+            tag_count: Some(carried.tags.len() as u32),
+            sse: carried.sse.clone(),
+            sse_kms_key: carried.sse_kms_key.clone(),
+        };
+        {
+            let mut state = inode.state.lock();
+            state.facts = Facts::of_meta(&meta);
+            state.attr.size = committed.object.size;
+            state.stored = true;
+            state.attr_pending = false;
+            let now = Instant::now();
+            state.confirmed = Some(now);
+            state.changed = Some(now);
+            // The kernel's pages are what was written.
+            state.pages = Some(committed.object.id.etag.clone());
+        }
+        if let Some((parent, name)) = self.inodes.place(inode.ino) {
+            self.inodes.names_changed(parent);
+            self.listings.touch(parent, &name, true);
+        }
+        self.rebind(inode, &committed.object);
+    }
+
+    /// Moves the open handles to a version that this mount has made of the same bytes, or of bytes it wrote.
+    pub(super) fn rebind(self: &Arc<Self>, inode: &Inode, object: &Object) {
+        let (handles, writing) = {
+            let state = inode.state.lock();
+            (state.handles.clone(), state.writer.is_some())
+        };
+        for handle in handles.iter().filter_map(std::sync::Weak::upgrade) {
+            // With a writer present reads go through it; a reader pinned before it came is out of date.
+            handle.set_reader((!writing).then(|| self.reads.reader(object.clone())));
+        }
+    }
+
+    /// close(2): stores everything, and says so. Called once for each descriptor of the handle.
+    pub async fn flush(self: &Arc<Self>, fh: Fh) -> Result<()> {
+        let handle = self.handles.file(fh)?;
+        if !handle.write {
+            return Ok(());
+        }
+        let result = self.commit(&handle.inode).await;
+        if result.is_err() {
+            self.forget_pages(&handle.inode);
+        }
+        result
+    }
+
+    pub async fn fsync(self: &Arc<Self>, fh: Fh) -> Result<()> {
+        let handle = self.handles.file(fh)?;
+        self.commit(&handle.inode).await?;
+        self.store_attr(&handle.inode).await
+    }
+
+    /// What the kernel shows is not what is stored.
+    fn forget_pages(self: &Arc<Self>, inode: &Inode) {
+        inode.state.lock().pages = None;
+        self.invalidate(inode.ino);
+    }
+
+    /// The last descriptor is closed. Stores what no flush did (NFS, a process that died while mapping); an error
+    /// here reaches only the log.
+    pub async fn release(self: &Arc<Self>, fh: Fh) -> Result<()> {
+        let handle = self.handles.remove_file(fh)?;
+        let inode = handle.inode.clone();
+        let last_writer = {
+            let mut state = inode.state.lock();
+            if handle.write {
+                state.write_handles -= 1;
+            }
+            handle.write && state.write_handles == 0
+        };
+        let result = if last_writer { self.close_writer(&inode).await } else { Ok(()) };
+        drop(handle);
+        self.bury(&inode).await;
+        self.inodes.unpin(inode.ino);
+        result
+    }
+
+    /// Commits and lets the writer go, unless somebody opened the file for writing meanwhile.
+    pub(super) async fn close_writer(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
+        let unlinked = self.inodes.place(inode.ino).is_none();
+        let result = if unlinked { Ok(()) } else { self.commit(inode).await };
+        let key = self.inodes.key(inode.ino).ok();
+        let (dropped, stored) = {
+            let mut state = inode.state.lock();
+            if state.write_handles > 0 {
+                (None, state.stored)
+            } else {
+                (state.writer.take(), state.stored)
+            }
+        };
+        if let Some(writer) = dropped {
+            if let Err(e) = &result {
+                error!(key = key.as_ref().map(Key::as_str), "not stored, and closed by its last handle: {e}");
+                writer.unlink().await;
+                if stored {
+                    // The old object is what there is: forget what was told of the new one.
+                    let mut state = inode.state.lock();
+                    state.confirmed = None;
+                    state.facts.meta = None;
+                    state.changed = None;
+                    if let Some(base) = writer.base() {
+                        state.attr.size = base.size;
+                    }
+                } else if let Some((parent, name)) = self.inodes.place(inode.ino) {
+                    self.inodes.unlink(inode.ino);
+                    self.listings.touch(parent, &name, false);
+                    self.invalidate_entry(parent, &name);
+                }
+                self.forget_pages(inode);
+            } else if let Some(object) = writer.base() {
+                self.rebind(inode, &object);
+            }
+        }
+        self.inodes.settle(inode.ino);
+        result
+    }
+
+    /// The delete that waited for the last close of an unlinked file.
+    async fn bury(self: &Arc<Self>, inode: &Arc<Inode>) {
+        if self.inodes.place(inode.ino).is_some() {
+            return;
+        }
+        let open = inode.state.lock().handles.iter().any(|h| h.strong_count() > 0);
+        let Some(key) = self.inodes.last_key(inode.ino).filter(|k| !open && self.graves.lock().remove(k)) else { return };
+        let etag = inode.state.lock().facts.etag.clone();
+        let result = match self.s3.head(&key, None).await {
+            // Somebody else's new object under the old name is not ours to delete.
+            Ok(meta) if etag.is_some_and(|e| e != meta.etag) => Ok(()),
+            Ok(_) => self.s3.delete(&key, None).await,
+            Err(e) if e.kind() == Kind::NotFound => Ok(()),
+            Err(e) => Err(e),
+        };
+        if let Err(e) = result {
+            warn!("an unlinked file could not be deleted at its last close and will show up again: {e}");
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! The inode table: which inode is where in the tree, and what is known of it.
+//!
+//! 1. The structure (parent, name, children, lookup counts) lives under one lock of the table; what is known of an
+//!    inode lives under the inode's own lock. Lock order: table, then inode; neither is ever held across an await.
+//! 2. An inode does not store its key: the key is the path from the root. A renamed directory is one changed link,
+//!    and every inode below it, open or not, has its new key at once.
+//! 3. Inode numbers are a stable hash of the key at the time the inode was made, so that they are the same after a
+//!    remount. Two live inodes never share a number: the later one takes the next free.
+//! 4. Inodes the kernel has forgotten are kept, least recently used last, up to a bound: they remember what a HEAD
+//!    taught (mode, mtime), which no listing tells.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Instant;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::attr::{Attr, Facts, FileKind};
+use super::handle::FileHandle;
+use crate::error::{Error, Kind, Result};
+use crate::key::{Key, Name, Prefix, stable_hash};
+use crate::s3::ETag;
+use crate::write::Writer;
+
+/// An inode number; 1 is the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ino(pub u64);
+
+pub const ROOT: Ino = Ino(1);
+
+/// What is known of an inode, under its lock.
+pub struct State {
+    pub attr: Attr,
+    pub facts: Facts,
+    /// When the store last confirmed the above; `None`: never, or no longer believed.
+    pub confirmed: Option<Instant>,
+    /// When this mount last changed the object: answers to requests sent before that are old news.
+    pub changed: Option<Instant>,
+    /// Exists while the file is open for writing or holds bytes that are not stored yet.
+    pub writer: Option<Arc<Writer>>,
+    /// Open handles that may write.
+    pub write_handles: usize,
+    /// Open handles of every kind, to be moved to a new version that this mount makes.
+    pub handles: Vec<std::sync::Weak<FileHandle>>,
+    /// The version that the kernel's cached pages belong to.
+    pub pages: Option<ETag>,
+    /// The store has an object or marker for it: false for a file not yet committed and for an implicit directory.
+    pub stored: bool,
+    /// Attributes were changed here and wait for their self-copy.
+    pub attr_pending: bool,
+    /// Target of a symbolic link, once read.
+    pub target: Option<Arc<str>>,
+    /// Directory: key of the marker object, when it is not `prefix/`.
+    pub odd_marker: Option<Key>,
+    /// Directory: a marker object is known to exist, so that it stays when it is emptied.
+    pub has_marker: bool,
+}
+
+impl State {
+    pub fn new(attr: Attr, facts: Facts, stored: bool) -> State {
+        State {
+            attr,
+            facts,
+            confirmed: None,
+            changed: None,
+            writer: None,
+            write_handles: 0,
+            handles: Vec::new(),
+            pages: None,
+            stored,
+            attr_pending: false,
+            target: None,
+            odd_marker: None,
+            has_marker: false,
+        }
+    }
+
+    /// The attributes with the size that writers on this mount see.
+    pub fn current(&self) -> Attr {
+        let mut attr = self.attr.clone();
+        if let Some(w) = &self.writer {
+            attr.size = w.size();
+        }
+        attr
+    }
+}
+
+pub struct Inode {
+    pub ino: Ino,
+    pub state: Mutex<State>,
+    /// Serialises what changes the stored object outside of a commit: self-copies, ACL and tag writes, rename.
+    pub changing: tokio::sync::Mutex<()>,
+}
+
+impl Inode {
+    pub fn kind(&self) -> FileKind {
+        self.state.lock().attr.kind
+    }
+}
+
+struct Node {
+    inode: Arc<Inode>,
+    /// `None` for the root and for what has been unlinked.
+    place: Option<(Ino, Name)>,
+    /// Where it was when it was unlinked, for messages and for the delayed delete.
+    last_key: Option<Key>,
+    children: HashMap<Name, Ino>,
+    /// References of the kernel.
+    lookups: u64,
+    /// References of our own (open handles, work in the background).
+    pins: u32,
+    /// Directory: when this mount last added or removed a name. Listings asked for earlier are not complete.
+    names_changed: Option<Instant>,
+}
+
+struct Inner {
+    root_prefix: Prefix,
+    nodes: HashMap<Ino, Node>,
+    idle: LruCache<Ino, ()>,
+}
+
+pub struct Inodes {
+    inner: Mutex<Inner>,
+}
+
+/// The number that the inode of `key` gets, unless another live one has it. Directories hash with their `/`.
+pub fn ino_of(key: &str) -> Ino {
+    // 0 means "no entry" to the kernel and 1 is the root.
+    Ino(stable_hash(key.as_bytes()).max(2))
+}
+
+impl Inner {
+    fn prefix(&self, ino: Ino) -> Result<Prefix> {
+        let mut names = Vec::new();
+        let mut at = ino;
+        while at != ROOT {
+            let node = self.nodes.get(&at).ok_or(Kind::Stale)?;
+            let (parent, name) = node.place.as_ref().ok_or_else(|| Error::new(Kind::NotFound, "removed directory"))?;
+            names.push(name);
+            at = *parent;
+        }
+        let mut prefix = self.root_prefix.clone();
+        for name in names.into_iter().rev() {
+            prefix = prefix.dir(name)?;
+        }
+        Ok(prefix)
+    }
+
+    /// Moves `ino` between busy and idle, and drops what is too long idle.
+    fn settle(&mut self, ino: Ino) {
+        let Some(node) = self.nodes.get(&ino) else { return };
+        let busy = ino == ROOT || node.lookups > 0 || node.pins > 0 || !node.children.is_empty() || {
+            let state = node.inode.state.lock();
+            state.writer.is_some() || state.attr_pending
+        };
+        if busy {
+            self.idle.pop(&ino);
+            return;
+        }
+        if node.place.is_none() {
+            self.nodes.remove(&ino);
+            self.idle.pop(&ino);
+            return;
+        }
+        if let Some((old, ())) = self.idle.push(ino, ()).filter(|(old, ())| *old != ino) {
+            self.evict(old);
+        }
+    }
+
+    fn evict(&mut self, ino: Ino) {
+        let Some(node) = self.nodes.remove(&ino) else { return };
+        if let Some((parent, name)) = node.place {
+            if let Some(p) = self.nodes.get_mut(&parent)
+                && p.children.get(&name) == Some(&ino)
+            {
+                p.children.remove(&name);
+            }
+            self.settle(parent);
+        }
+    }
+}
+
+impl Inodes {
+    /// `remembered`: how many forgotten inodes are kept.
+    pub fn new(root_prefix: Prefix, root: State, remembered: usize) -> Inodes {
+        let inode = Arc::new(Inode { ino: ROOT, state: Mutex::new(root), changing: tokio::sync::Mutex::new(()) });
+        let node = Node {
+            inode,
+            place: None,
+            last_key: None,
+            children: HashMap::new(),
+            lookups: 1,
+            pins: 0,
+            names_changed: None,
+        };
+        let remembered = NonZeroUsize::new(remembered.max(1)).unwrap_or(NonZeroUsize::MIN);
+        Inodes {
+            inner: Mutex::new(Inner {
+                root_prefix,
+                nodes: HashMap::from([(ROOT, node)]),
+                idle: LruCache::new(remembered),
+            }),
+        }
+    }
+
+    /// Errors: [`Kind::Stale`] for a number the kernel should not know.
+    pub fn get(&self, ino: Ino) -> Result<Arc<Inode>> {
+        let inner = self.inner.lock();
+        inner.nodes.get(&ino).map(|n| n.inode.clone()).ok_or_else(|| Error::new(Kind::Stale, "unknown inode"))
+    }
+
+    pub fn child(&self, parent: Ino, name: &Name) -> Option<Arc<Inode>> {
+        let inner = self.inner.lock();
+        let ino = inner.nodes.get(&parent)?.children.get(name)?;
+        inner.nodes.get(ino).map(|n| n.inode.clone())
+    }
+
+    /// The prefix of a directory. Errors: [`Kind::NotFound`] once it has been removed.
+    pub fn prefix(&self, ino: Ino) -> Result<Prefix> {
+        self.inner.lock().prefix(ino)
+    }
+
+    /// The key of a file. Errors: [`Kind::NotFound`] once it has been unlinked.
+    pub fn key(&self, ino: Ino) -> Result<Key> {
+        let inner = self.inner.lock();
+        let node = inner.nodes.get(&ino).ok_or(Kind::Stale)?;
+        let (parent, name) = node.place.as_ref().ok_or_else(|| Error::new(Kind::NotFound, "unlinked file"))?;
+        inner.prefix(*parent)?.file(name)
+    }
+
+    /// The key a file had before it was unlinked.
+    pub fn last_key(&self, ino: Ino) -> Option<Key> {
+        self.inner.lock().nodes.get(&ino)?.last_key.clone()
+    }
+
+    pub fn place(&self, ino: Ino) -> Option<(Ino, Name)> {
+        self.inner.lock().nodes.get(&ino)?.place.clone()
+    }
+
+    /// The inode of `name`, made with `state` when there is none. An existing inode of another kind (a directory
+    /// where a file was) is unlinked and replaced: it is another object.
+    pub fn remember(&self, parent: Ino, name: &Name, hash_key: &str, state: impl FnOnce() -> State) -> Result<Arc<Inode>> {
+        self.remember_kind(parent, name, hash_key, None, state)
+    }
+
+    /// As [`Inodes::remember`]; an existing inode whose kind is not `kind` is replaced.
+    pub fn remember_kind(
+        &self,
+        parent: Ino,
+        name: &Name,
+        hash_key: &str,
+        kind: Option<FileKind>,
+        state: impl FnOnce() -> State,
+    ) -> Result<Arc<Inode>> {
+        let mut inner = self.inner.lock();
+        let existing = inner.nodes.get(&parent).ok_or(Kind::Stale)?.children.get(name).copied();
+        if let Some(ino) = existing {
+            let node = inner.nodes.get(&ino).ok_or(Kind::Stale)?;
+            if kind.is_none_or(|k| node.inode.kind() == k) {
+                let inode = node.inode.clone();
+                if inner.idle.contains(&ino) {
+                    inner.idle.promote(&ino);
+                }
+                return Ok(inode);
+            }
+            detach(&mut inner, ino);
+        }
+        let mut ino = ino_of(hash_key);
+        while inner.nodes.contains_key(&ino) {
+            ino = Ino(ino.0.wrapping_add(1).max(2));
+        }
+        let inode =
+            Arc::new(Inode { ino, state: Mutex::new(state()), changing: tokio::sync::Mutex::new(()) });
+        let node = Node {
+            inode: inode.clone(),
+            place: Some((parent, name.clone())),
+            last_key: None,
+            children: HashMap::new(),
+            lookups: 0,
+            pins: 0,
+            names_changed: None,
+        };
+        inner.nodes.insert(ino, node);
+        if let Some(p) = inner.nodes.get_mut(&parent) {
+            p.children.insert(name.clone(), ino);
+        }
+        inner.idle.pop(&parent);
+        inner.settle(ino);
+        Ok(inode)
+    }
+
+    /// Raises the kernel's reference count: call it before the reply that hands the number out.
+    pub fn looked_up(&self, ino: Ino) {
+        let mut inner = self.inner.lock();
+        if let Some(node) = inner.nodes.get_mut(&ino) {
+            node.lookups += 1;
+        }
+        inner.idle.pop(&ino);
+    }
+
+    pub fn forget(&self, ino: Ino, count: u64) {
+        let mut inner = self.inner.lock();
+        if let Some(node) = inner.nodes.get_mut(&ino) {
+            node.lookups = node.lookups.saturating_sub(count);
+        }
+        inner.settle(ino);
+    }
+
+    pub fn pin(&self, ino: Ino) {
+        let mut inner = self.inner.lock();
+        if let Some(node) = inner.nodes.get_mut(&ino) {
+            node.pins += 1;
+        }
+        inner.idle.pop(&ino);
+    }
+
+    pub fn unpin(&self, ino: Ino) {
+        let mut inner = self.inner.lock();
+        if let Some(node) = inner.nodes.get_mut(&ino) {
+            node.pins = node.pins.saturating_sub(1);
+        }
+        inner.settle(ino);
+    }
+
+    /// Takes `ino` out of the tree; open handles keep it alive. Remembers the key it had.
+    pub fn unlink(&self, ino: Ino) {
+        let mut inner = self.inner.lock();
+        detach(&mut inner, ino);
+    }
+
+    /// Moves `ino` to another place, unlinking what was there.
+    pub fn rename(&self, ino: Ino, parent: Ino, name: &Name) -> Result<()> {
+        let mut inner = self.inner.lock();
+        if !inner.nodes.contains_key(&parent) || !inner.nodes.contains_key(&ino) {
+            return Err(Kind::Stale.into());
+        }
+        let there = inner.nodes.get(&parent).and_then(|p| p.children.get(name)).copied();
+        if let Some(there) = there.filter(|t| *t != ino) {
+            detach(&mut inner, there);
+        }
+        let old = inner.nodes.get_mut(&ino).and_then(|n| n.place.replace((parent, name.clone())));
+        if let Some((old_parent, old_name)) = old
+            && let Some(p) = inner.nodes.get_mut(&old_parent)
+        {
+            p.children.remove(&old_name);
+            p.names_changed = Some(Instant::now());
+            inner.settle(old_parent);
+        }
+        if let Some(p) = inner.nodes.get_mut(&parent) {
+            p.children.insert(name.clone(), ino);
+            p.names_changed = Some(Instant::now());
+        }
+        inner.idle.pop(&parent);
+        Ok(())
+    }
+
+    /// Notes that this mount added or removed a name in the directory.
+    pub fn names_changed(&self, dir: Ino) {
+        if let Some(node) = self.inner.lock().nodes.get_mut(&dir) {
+            node.names_changed = Some(Instant::now());
+        }
+    }
+
+    /// Whether this mount changed the directory's names after `since`.
+    pub fn names_changed_since(&self, dir: Ino, since: Instant) -> bool {
+        self.inner.lock().nodes.get(&dir).is_none_or(|n| n.names_changed.is_some_and(|t| t >= since))
+    }
+
+    /// The inodes this mount knows directly below `dir`.
+    pub fn children(&self, dir: Ino) -> Vec<(Name, Arc<Inode>)> {
+        let inner = self.inner.lock();
+        let Some(node) = inner.nodes.get(&dir) else { return Vec::new() };
+        node.children
+            .iter()
+            .filter_map(|(name, ino)| Some((name.clone(), inner.nodes.get(ino)?.inode.clone())))
+            .collect()
+    }
+
+    /// Every inode at or below `dir`.
+    pub fn subtree(&self, dir: Ino) -> Vec<Arc<Inode>> {
+        let inner = self.inner.lock();
+        let mut found = Vec::new();
+        let mut todo = vec![dir];
+        while let Some(ino) = todo.pop() {
+            if let Some(node) = inner.nodes.get(&ino) {
+                found.push(node.inode.clone());
+                todo.extend(node.children.values());
+            }
+        }
+        found
+    }
+
+    /// Whether `below` is `dir` or inside it.
+    pub fn is_inside(&self, below: Ino, dir: Ino) -> bool {
+        let inner = self.inner.lock();
+        let mut at = below;
+        loop {
+            if at == dir {
+                return true;
+            }
+            match inner.nodes.get(&at).and_then(|n| n.place.as_ref()) {
+                Some((parent, _)) => at = *parent,
+                None => return false,
+            }
+        }
+    }
+
+    pub fn all(&self) -> Vec<Arc<Inode>> {
+        self.inner.lock().nodes.values().map(|n| n.inode.clone()).collect()
+    }
+
+    /// Lets go of `ino` if nothing holds it any more.
+    pub fn settle(&self, ino: Ino) {
+        self.inner.lock().settle(ino);
+    }
+
+    /// (inodes in the table, of them kept only as memory)
+    pub fn counts(&self) -> (usize, usize) {
+        let inner = self.inner.lock();
+        (inner.nodes.len(), inner.idle.len())
+    }
+}
+
+fn detach(inner: &mut Inner, ino: Ino) {
+    let key = inner.nodes.get(&ino).and_then(|n| n.place.clone()).and_then(|(p, name)| inner.prefix(p).ok()?.file(&name).ok());
+    let Some(node) = inner.nodes.get_mut(&ino) else { return };
+    if let Some((parent, name)) = node.place.take() {
+        node.last_key = key;
+        if let Some(p) = inner.nodes.get_mut(&parent) {
+            p.children.remove(&name);
+            p.names_changed = Some(Instant::now());
+        }
+        inner.settle(parent);
+    }
+    inner.settle(ino);
+}

@@ -1,0 +1,217 @@
+//! Complete listings this mount has seen: inside them a lookup needs no request, found or not.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::attr::FileKind;
+use super::inode::Ino;
+use crate::key::{Key, Name};
+use crate::s3::{ETag, Listed};
+
+/// One entry of a directory as a listing shows it.
+#[derive(Clone, Debug)]
+pub struct Item {
+    pub name: Name,
+    /// File or Dir: a listing does not tell symbolic links.
+    pub kind: FileKind,
+    pub size: u64,
+    pub etag: Option<ETag>,
+    pub last_modified: Option<SystemTime>,
+    pub storage_class: Option<Box<str>>,
+    /// A directory whose marker is not `name/` (`name_$folder$`).
+    pub odd_marker: Option<Key>,
+}
+
+impl Item {
+    pub fn file(name: Name, listed: &Listed) -> Item {
+        Item {
+            name,
+            kind: FileKind::File,
+            size: listed.size,
+            etag: listed.etag.clone(),
+            last_modified: listed.last_modified,
+            // STANDARD is what nearly every object says: absent means the same.
+            storage_class: listed.storage_class.as_deref().filter(|c| *c != "STANDARD").map(Into::into),
+            odd_marker: None,
+        }
+    }
+
+    pub fn dir(name: Name) -> Item {
+        Item {
+            name,
+            kind: FileKind::Dir,
+            size: 0,
+            etag: None,
+            last_modified: None,
+            storage_class: None,
+            odd_marker: None,
+        }
+    }
+}
+
+struct Known {
+    /// When the listing was asked for.
+    at: Instant,
+    /// Sorted by name.
+    items: Vec<Arc<Item>>,
+    /// Names this mount changed since: true = exists now (ask for its attributes), false = gone.
+    touched: HashMap<Name, bool>,
+}
+
+/// What a listing says of a name.
+pub enum Answer {
+    /// The listing is too old, or there is none.
+    Unknown,
+    Absent {
+        age: Duration,
+    },
+    Present {
+        item: Arc<Item>,
+        at: Instant,
+    },
+}
+
+/// Bounded by the number of entries they hold together.
+pub struct Listings {
+    inner: Mutex<Inner>,
+    ttl: Duration,
+    max_entries: usize,
+}
+
+struct Inner {
+    by_dir: LruCache<Ino, Known>,
+    entries: usize,
+}
+
+impl Listings {
+    pub fn new(ttl: Duration, max_entries: usize) -> Listings {
+        Listings { inner: Mutex::new(Inner { by_dir: LruCache::unbounded(), entries: 0 }), ttl, max_entries }
+    }
+
+    /// `items` are all entries of `dir` as of `at`.
+    pub fn put(&self, dir: Ino, at: Instant, mut items: Vec<Arc<Item>>) {
+        items.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let mut inner = self.inner.lock();
+        let count = items.len() + 1;
+        if count > self.max_entries {
+            return;
+        }
+        inner.entries += count;
+        if let Some((_, old)) = inner.by_dir.push(dir, Known { at, items, touched: HashMap::new() }) {
+            inner.entries -= old.items.len() + 1;
+        }
+        while inner.entries > self.max_entries {
+            let Some((_, old)) = inner.by_dir.pop_lru() else { break };
+            inner.entries -= old.items.len() + 1;
+        }
+    }
+
+    pub fn ask(&self, dir: Ino, name: &Name) -> Answer {
+        let mut inner = self.inner.lock();
+        let Some(known) = inner.by_dir.get(&dir) else { return Answer::Unknown };
+        let age = known.at.elapsed();
+        if age >= self.ttl {
+            return Answer::Unknown;
+        }
+        match known.touched.get(name) {
+            Some(true) => return Answer::Unknown,
+            Some(false) => return Answer::Absent { age },
+            None => {}
+        }
+        match known.items.binary_search_by(|i| i.name.cmp(name)) {
+            Ok(at) => Answer::Present { item: known.items[at].clone(), at: known.at },
+            Err(_) => Answer::Absent { age },
+        }
+    }
+
+    /// Every entry, if the listing is fresh and nothing was changed here since.
+    pub fn all(&self, dir: Ino) -> Option<(Instant, Vec<Arc<Item>>)> {
+        let mut inner = self.inner.lock();
+        let known = inner.by_dir.get(&dir)?;
+        (known.at.elapsed() < self.ttl && known.touched.is_empty()).then(|| (known.at, known.items.clone()))
+    }
+
+    /// Whether `dir` was listed before, is out of date and small: listing it again costs less than asking for each
+    /// of its names.
+    pub fn worth_refreshing(&self, dir: Ino) -> bool {
+        const SMALL: usize = 256;
+        let inner = self.inner.lock();
+        inner.by_dir.peek(&dir).is_some_and(|k| k.at.elapsed() >= self.ttl && k.items.len() + k.touched.len() <= SMALL)
+    }
+
+    /// This mount added or removed `name`.
+    pub fn touch(&self, dir: Ino, name: &Name, exists: bool) {
+        if let Some(known) = self.inner.lock().by_dir.get_mut(&dir) {
+            known.touched.insert(name.clone(), exists);
+        }
+    }
+
+    pub fn forget(&self, dir: Ino) {
+        let mut inner = self.inner.lock();
+        if let Some(old) = inner.by_dir.pop(&dir) {
+            inner.entries -= old.items.len() + 1;
+        }
+    }
+
+    pub fn clear(&self) {
+        let mut inner = self.inner.lock();
+        inner.by_dir.clear();
+        inner.entries = 0;
+    }
+
+    pub fn entries(&self) -> usize {
+        self.inner.lock().entries
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+
+    fn item(name: &str) -> Arc<Item> {
+        Arc::new(Item::dir(Name::parse(OsStr::new(name)).unwrap()))
+    }
+
+    fn name(text: &str) -> Name {
+        Name::parse(OsStr::new(text)).unwrap()
+    }
+
+    #[test]
+    fn a_listing_answers_for_every_name_until_it_is_old_or_touched() {
+        let l = Listings::new(Duration::from_secs(60), 100);
+        assert!(matches!(l.ask(Ino(5), &name("a")), Answer::Unknown));
+        l.put(Ino(5), Instant::now(), vec![item("b"), item("a")]);
+        assert!(matches!(l.ask(Ino(5), &name("a")), Answer::Present { .. }));
+        assert!(matches!(l.ask(Ino(5), &name("c")), Answer::Absent { .. }));
+        assert_eq!(l.all(Ino(5)).unwrap().1.len(), 2);
+        l.touch(Ino(5), &name("c"), true);
+        l.touch(Ino(5), &name("a"), false);
+        assert!(matches!(l.ask(Ino(5), &name("c")), Answer::Unknown));
+        assert!(matches!(l.ask(Ino(5), &name("a")), Answer::Absent { .. }));
+        assert!(l.all(Ino(5)).is_none());
+        let old = Listings::new(Duration::ZERO, 100);
+        old.put(Ino(5), Instant::now(), vec![item("a")]);
+        assert!(matches!(old.ask(Ino(5), &name("a")), Answer::Unknown));
+        assert!(old.worth_refreshing(Ino(5)));
+    }
+
+    #[test]
+    fn the_bound_counts_entries_of_all_directories() {
+        let l = Listings::new(Duration::from_secs(60), 10);
+        for dir in 2..20 {
+            l.put(Ino(dir), Instant::now(), vec![item("a"), item("b"), item("c")]);
+            assert!(l.entries() <= 10);
+        }
+        l.put(Ino(50), Instant::now(), (0..11).map(|i| item(&i.to_string())).collect());
+        assert!(matches!(l.ask(Ino(50), &name("1")), Answer::Unknown));
+        l.put(Ino(19), Instant::now(), vec![]);
+        l.forget(Ino(19));
+        l.clear();
+        assert_eq!(l.entries(), 0);
+    }
+}

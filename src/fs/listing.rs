@@ -1,0 +1,373 @@
+//! Reading a directory: pages of a listing become entries in a stable order.
+//!
+//! 1. A cookie is a position in the handle's own list of entries, which only grows: any earlier cookie stays valid
+//!    for the life of the handle (telldir, seekdir), and concurrent changes neither repeat nor lose an entry.
+//! 2. Files and common prefixes of one page come apart and are merged. A file `a` and a directory `a/` can be pages
+//!    apart (`a`, `a-1`, …, `a/`): a file is held back until the listing has passed `a/`, because the directory wins
+//!    and the file is then shown as `a@@file`.
+//! 3. The next page is asked for while the current one is being read.
+//! 4. What exists only on this mount (files not committed yet, emptied directories) is added at the end.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::task::JoinHandle;
+
+use super::Fs;
+use super::attr::FileKind;
+use super::inode::Ino;
+use super::known::Item;
+use crate::error::{Error, Kind, Result};
+use crate::key::{Key, Name, Prefix};
+use crate::s3::{Continue, ListQuery, Page};
+
+/// Suffix of directory markers that old Hadoop tools write.
+pub const FOLDER_SUFFIX: &str = "_$folder$";
+
+/// How many entries one call hands out at most: more than a reply of the kernel's usual size can take.
+const BATCH: usize = 1024;
+
+pub struct DirHandle {
+    pub ino: Ino,
+    stream: tokio::sync::Mutex<Stream>,
+}
+
+enum Next {
+    Start,
+    Page(JoinHandle<Result<Page>>),
+    Done,
+}
+
+struct Stream {
+    next: Next,
+    /// When the first page was asked for.
+    asked: Instant,
+    items: Vec<Arc<Item>>,
+    /// Files that a directory on a later page may still hide.
+    held: Vec<Arc<Item>>,
+    /// Whether a name was left out or changed, so that the list is not what the bucket holds.
+    partial: bool,
+}
+
+/// Entries from one position of a directory on.
+pub struct Batch {
+    /// Cookie of the first entry is `offset`, and so on.
+    pub offset: u64,
+    pub items: Vec<Arc<Item>>,
+    /// When the listing behind them was asked for.
+    pub asked: Instant,
+}
+
+impl DirHandle {
+    pub fn new(ino: Ino) -> Arc<DirHandle> {
+        Arc::new(DirHandle { ino, stream: tokio::sync::Mutex::new(Stream::new()) })
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Next::Page(task) = &self.next {
+            task.abort();
+        }
+    }
+}
+
+impl Stream {
+    fn new() -> Stream {
+        Stream { next: Next::Start, asked: Instant::now(), items: Vec::new(), held: Vec::new(), partial: false }
+    }
+}
+
+/// What one page of a listing of `prefix` says, directories first where both exist.
+pub struct Parsed {
+    pub items: Vec<Arc<Item>>,
+    /// Files whose directory twin could still follow.
+    pub held: Vec<Arc<Item>>,
+    /// Keys without a name that can be shown.
+    pub hidden: usize,
+    pub folder_suffix: bool,
+}
+
+/// `held`: what the page before kept back. `last`: no page follows.
+pub fn parse_page(prefix: &Prefix, page: &Page, held: Vec<Arc<Item>>, last: bool, hide_odd: bool) -> Parsed {
+    let base = prefix.as_str();
+    let mut hidden = 0;
+    let mut folder_suffix = false;
+    let mut dirs: Vec<Arc<Item>> = Vec::with_capacity(page.prefixes.len());
+    let mut dir_names: HashSet<&str> = HashSet::with_capacity(page.prefixes.len());
+    let show = |name: Option<Name>| name.filter(|n| !hide_odd || !n.is_escaped());
+    for p in &page.prefixes {
+        let component = p.strip_prefix(base).and_then(|c| c.strip_suffix('/')).unwrap_or("");
+        match show(Name::of_component(component)) {
+            Some(name) => {
+                dir_names.insert(component);
+                dirs.push(Arc::new(Item::dir(name)));
+            }
+            None => hidden += 1,
+        }
+    }
+    let mut files: Vec<(&str, Arc<Item>)> = Vec::with_capacity(page.objects.len());
+    for o in &page.objects {
+        let Some(component) = o.key.strip_prefix(base) else { continue };
+        if component.is_empty() {
+            // The directory's own marker; only one that holds data is worth a name.
+            if o.size > 0
+                && let Some(name) = show(Some(Name::of_marker()))
+            {
+                dirs.push(Arc::new(Item::file(name, o)));
+            }
+            continue;
+        }
+        if let Some(dir) = component.strip_suffix(FOLDER_SUFFIX).filter(|d| !d.is_empty() && o.size == 0) {
+            folder_suffix = true;
+            match (show(Name::of_component(dir)), Key::new(&o.key)) {
+                (Some(name), Ok(key)) if !dir_names.contains(dir) => {
+                    let mut item = Item::dir(name);
+                    item.last_modified = o.last_modified;
+                    item.odd_marker = Some(key);
+                    dirs.push(Arc::new(item));
+                }
+                (None, _) => hidden += 1,
+                _ => {}
+            }
+            continue;
+        }
+        // A key that cannot be sent cannot be read either.
+        match show(Name::of_component(component)).filter(|_| Key::new(&o.key).is_ok()) {
+            Some(name) => files.push((component, Arc::new(Item::file(name, o)))),
+            None => hidden += 1,
+        }
+    }
+    let end = page
+        .objects
+        .last()
+        .map(|o| o.key.as_str())
+        .into_iter()
+        .chain(page.prefixes.last().map(String::as_str))
+        .max()
+        .unwrap_or("");
+    let mut items = Vec::with_capacity(dirs.len() + files.len() + held.len());
+    let mut still_held = Vec::new();
+    let shadow = |item: &Arc<Item>, component: &str| -> Option<Arc<Item>> {
+        let name = show(Name::of_shadowed(component))?;
+        Some(Arc::new(Item { name, ..(**item).clone() }))
+    };
+    let all_dirs: HashSet<Name> = dirs.iter().filter(|d| d.kind == FileKind::Dir).map(|d| d.name.clone()).collect();
+    let held: Vec<(String, Arc<Item>)> = held.into_iter().map(|i| (component_of(prefix, &i.name), i)).collect();
+    let all = held.iter().map(|(c, i)| (c.as_str(), i)).chain(files.iter().map(|(c, i)| (*c, i)));
+    for (component, item) in all {
+        if all_dirs.contains(&item.name) {
+            match shadow(item, component) {
+                Some(shadowed) => items.push(shadowed),
+                None => hidden += 1,
+            }
+        } else if last || format!("{base}{component}/").as_str() <= end {
+            items.push(item.clone());
+        } else {
+            still_held.push(item.clone());
+        }
+    }
+    items.extend(dirs);
+    items.sort_by(|a, b| a.name.cmp(&b.name));
+    Parsed { items, held: still_held, hidden, folder_suffix }
+}
+
+fn component_of(prefix: &Prefix, name: &Name) -> String {
+    prefix.file(name).map(|k| k.as_str()[prefix.as_str().len()..].to_owned()).unwrap_or_default()
+}
+
+impl Fs {
+    async fn page(self: &Arc<Self>, prefix: &Prefix, from: Option<Continue>) -> Result<Page> {
+        let query = ListQuery { prefix: prefix.as_str(), delimited: true, from, max_keys: None };
+        self.s3.list(&query).await.map_err(|e| match e.kind() {
+            Kind::Denied => e.with_fix("listing needs s3:ListBucket on the bucket"),
+            _ => e,
+        })
+    }
+
+    fn ask_page(self: &Arc<Self>, prefix: Prefix, from: Option<Continue>) -> JoinHandle<Result<Page>> {
+        let fs = self.clone();
+        tokio::spawn(async move { fs.page(&prefix, from).await })
+    }
+
+    /// Entries of the directory from cookie `offset` (0 is the first after `.` and `..`); empty at the end.
+    pub async fn readdir(self: &Arc<Self>, handle: &DirHandle, offset: u64) -> Result<Batch> {
+        let mut s = handle.stream.lock().await;
+        if offset == 0 && !matches!(s.next, Next::Start) {
+            // rewinddir: POSIX wants the directory as it is now.
+            *s = Stream::new();
+        }
+        let from = usize::try_from(offset).map_err(|_| Kind::Invalid)?;
+        while s.items.len() <= from && !matches!(s.next, Next::Done) {
+            self.more(handle.ino, &mut s).await?;
+        }
+        let end = s.items.len().min(from.saturating_add(BATCH));
+        let items = s.items.get(from..end).unwrap_or_default().to_vec();
+        Ok(Batch { offset, items, asked: s.asked })
+    }
+
+    /// Adds the next page to the stream.
+    async fn more(self: &Arc<Self>, dir: Ino, s: &mut Stream) -> Result<()> {
+        let page = match std::mem::replace(&mut s.next, Next::Start) {
+            Next::Done => {
+                s.next = Next::Done;
+                return Ok(());
+            }
+            Next::Start => {
+                if let Some((asked, items)) = self.listings.all(dir) {
+                    s.asked = asked;
+                    s.items = items;
+                    self.finish(dir, s)?;
+                    return Ok(());
+                }
+                s.asked = Instant::now();
+                let prefix = self.inodes.prefix(dir)?;
+                self.page(&prefix, None).await
+            }
+            Next::Page(task) => match task.await {
+                Ok(page) => page,
+                Err(_) => Err(Error::new(Kind::Io, "list directory")),
+            },
+        };
+        // After an error the stream starts over; a cookie then finds its place again, because the order is that of
+        // the keys.
+        let page = page.inspect_err(|_| {
+            s.items.clear();
+            s.held.clear();
+        })?;
+        let prefix = self.inodes.prefix(dir)?;
+        s.next = match page.next.clone() {
+            Some(next) => Next::Page(self.ask_page(prefix.clone(), Some(next))),
+            None => Next::Done,
+        };
+        let last = matches!(s.next, Next::Done);
+        let held = std::mem::take(&mut s.held);
+        let parsed = parse_page(&prefix, &page, held, last, self.settings.hide_odd_keys);
+        if parsed.hidden > 0 {
+            self.note_hidden(&prefix, parsed.hidden);
+        }
+        if parsed.folder_suffix {
+            self.seen_folder_suffix.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+        s.held = parsed.held;
+        let graves = self.graves.lock().clone();
+        for item in parsed.items {
+            let buried = !graves.is_empty() && prefix.file(&item.name).is_ok_and(|k| graves.contains(&k));
+            let repeated = item.odd_marker.is_some() && s.items.iter().any(|i| i.name == item.name);
+            if buried || repeated {
+                s.partial |= buried;
+                continue;
+            }
+            s.items.push(item);
+        }
+        if last {
+            if !s.partial && !self.inodes.names_changed_since(dir, s.asked) {
+                self.listings.put(dir, s.asked, s.items.clone());
+            }
+            self.finish(dir, s)?;
+        }
+        Ok(())
+    }
+
+    /// The listing is complete: adds what only this mount knows.
+    fn finish(self: &Arc<Self>, dir: Ino, s: &mut Stream) -> Result<()> {
+        s.next = Next::Done;
+        let listed: HashSet<Name> = s.items.iter().map(|i| i.name.clone()).collect();
+        let mut own = Vec::new();
+        for (name, inode) in self.inodes.children(dir) {
+            if listed.contains(&name) {
+                continue;
+            }
+            let state = inode.state.lock();
+            let newer = state.changed.is_some_and(|c| c >= s.asked);
+            if !state.stored || newer {
+                let attr = state.current();
+                // A directory that is not stored shows only if it was emptied or made here.
+                if attr.kind == FileKind::Dir && !newer && !self.is_kept(dir, &name) {
+                    continue;
+                }
+                own.push(Arc::new(Item {
+                    name: name.clone(),
+                    kind: attr.kind,
+                    size: attr.size,
+                    etag: None,
+                    last_modified: Some(attr.mtime),
+                    storage_class: None,
+                    odd_marker: None,
+                }));
+            }
+        }
+        let here: HashSet<Name> = own.iter().map(|i| i.name.clone()).collect();
+        for name in self.kept_below(dir) {
+            if !listed.contains(&name) && !here.contains(&name) {
+                own.push(Arc::new(Item::dir(name)));
+            }
+        }
+        own.sort_by(|a, b| a.name.cmp(&b.name));
+        s.items.extend(own);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::s3::Listed;
+
+    fn object(key: &str, size: u64) -> Listed {
+        Listed { key: key.into(), size, etag: None, last_modified: None, storage_class: None }
+    }
+
+    fn page(objects: &[(&str, u64)], prefixes: &[&str]) -> Page {
+        Page {
+            objects: objects.iter().map(|(k, s)| object(k, *s)).collect(),
+            prefixes: prefixes.iter().map(|p| p.to_string()).collect(),
+            next: None,
+        }
+    }
+
+    fn names(items: &[Arc<Item>]) -> Vec<(&str, FileKind)> {
+        items.iter().map(|i| (i.name.as_str(), i.kind)).collect()
+    }
+
+    #[test]
+    fn a_directory_hides_a_file_of_its_name_which_stays_reachable() {
+        let root = Prefix::root();
+        let p = parse_page(&root, &page(&[("a", 1), ("b", 2)], &["a/"]), vec![], true, false);
+        assert_eq!(names(&p.items), [("a", FileKind::Dir), ("a@@file", FileKind::File), ("b", FileKind::File)]);
+        let hidden = parse_page(&root, &page(&[("a", 1)], &["a/"]), vec![], true, true);
+        assert_eq!((names(&hidden.items), hidden.hidden), (vec![("a", FileKind::Dir)], 1));
+    }
+
+    #[test]
+    fn a_file_is_held_back_until_its_directory_can_no_longer_follow() {
+        let root = Prefix::root();
+        let first = parse_page(&root, &page(&[("a", 1), ("a-1", 1)], &[]), vec![], false, false);
+        assert!(first.items.is_empty());
+        let second = parse_page(&root, &page(&[("a-2", 1), ("b", 1)], &["a/"]), first.held, true, false);
+        assert_eq!(
+            names(&second.items).iter().map(|n| n.0).collect::<Vec<_>>(),
+            ["a", "a-1", "a-2", "a@@file", "b"]
+        );
+    }
+
+    #[test]
+    fn markers_and_odd_keys_under_a_prefix() {
+        let p = Prefix::new("d").unwrap();
+        let parsed = parse_page(
+            &p,
+            &page(&[("d/", 0), ("d/x_$folder$", 0), ("d/f", 3)], &["d//", "d/../", "d/y/"]),
+            vec![],
+            true,
+            false,
+        );
+        assert_eq!(
+            names(&parsed.items),
+            [("@@empty", FileKind::Dir), ("f", FileKind::File), ("x", FileKind::Dir), ("y", FileKind::Dir)]
+        );
+        assert_eq!(parsed.hidden, 1);
+        let data = parse_page(&p, &page(&[("d/", 9)], &[]), vec![], true, false);
+        assert_eq!(names(&data.items), [("@@marker", FileKind::File)]);
+    }
+}

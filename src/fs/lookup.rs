@@ -1,0 +1,492 @@
+//! Finding names, and keeping what is known of them in step with the store.
+//!
+//! 1. A name nobody has listed costs a HEAD of the file and a LIST of the directory at the same time; the directory
+//!    wins. Inside a listing that is fresh it costs nothing.
+//! 2. Only a real 404 makes a name absent; any other failure is that failure.
+//! 3. An answer to a request that was sent before this mount changed the object is old news and is dropped.
+//! 4. A listing tells no mode, owner or mtime. What HEAD or GET taught stays as long as the ETag is the same.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::attr::{Attr, Facts, FileKind, is_directory_object};
+use super::inode::{Ino, Inode, ROOT, State};
+use super::known::{Answer, Item};
+use super::listing::{FOLDER_SUFFIX, parse_page};
+use super::{Entry, Fs};
+use crate::error::{Error, Kind, Result};
+use crate::key::{Key, Name, Prefix};
+use crate::s3::{ListQuery, ObjectMeta};
+
+/// The answer to a lookup.
+#[derive(Clone, Debug)]
+pub enum Lookup {
+    Found(Entry),
+    /// There is no such name, and the kernel may believe that for so long.
+    Absent(Duration),
+}
+
+/// What the store says of a name.
+pub(super) enum Found {
+    Dir { marker: Option<Key>, time: Option<SystemTime> },
+    File(Box<ObjectMeta>),
+    Nothing,
+}
+
+impl Fs {
+    fn fresh(&self, state: &State) -> Option<Duration> {
+        let left = self.settings.metadata_ttl.checked_sub(state.confirmed?.elapsed())?;
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// How long the kernel may believe what is known of `state`.
+    fn ttl(&self, state: &State) -> Duration {
+        if state.writer.is_some() || !state.stored {
+            // Nobody else can know better than this mount.
+            return self.settings.metadata_ttl;
+        }
+        self.fresh(state).unwrap_or(Duration::ZERO)
+    }
+
+    pub(super) fn entry(&self, inode: &Inode) -> Entry {
+        let state = inode.state.lock();
+        let mut ttl = self.ttl(&state);
+        if inode.ino == ROOT {
+            ttl = self.settings.metadata_ttl;
+        }
+        Entry { ino: inode.ino, attr: state.current(), ttl }
+    }
+
+    /// Whether the inode can be shown without asking.
+    fn is_current(&self, inode: &Inode) -> bool {
+        let state = inode.state.lock();
+        inode.ino == ROOT || state.writer.is_some() || !state.stored || self.fresh(&state).is_some()
+    }
+
+    /// Answers from memory, or not at all.
+    pub fn lookup_now(&self, parent: Ino, name: &Name) -> Option<Lookup> {
+        if let Some(inode) = self.inodes.child(parent, name)
+            && self.is_current(&inode)
+        {
+            return Some(Lookup::Found(self.entry(&inode)));
+        }
+        match self.listings.ask(parent, name) {
+            Answer::Absent { age } => {
+                // The inode of a name that is absent here would have been current.
+                Some(Lookup::Absent(self.settings.negative_ttl.saturating_sub(age)))
+            }
+            Answer::Present { item, at } => {
+                let inode = self.absorb_item(parent, &item, at).ok()?;
+                self.is_current(&inode).then(|| Lookup::Found(self.entry(&inode)))
+            }
+            Answer::Unknown => None,
+        }
+    }
+
+    /// Requests: none inside a fresh listing; else HEAD and LIST at once (XOS-OBJ-19, XOS-OBJ-01).
+    pub async fn lookup(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Lookup> {
+        let name = &self.resolved_name(parent, name).await?;
+        if let Some(answer) = self.lookup_now(parent, name) {
+            return Ok(answer);
+        }
+        if self.listings.worth_refreshing(parent) && self.refresh_listing(parent).await? {
+            if let Some(answer) = self.lookup_now(parent, name) {
+                return Ok(answer);
+            }
+        }
+        match self.find(parent, name).await? {
+            Some(inode) => Ok(Lookup::Found(self.entry(&inode))),
+            None => Ok(Lookup::Absent(self.settings.negative_ttl)),
+        }
+    }
+
+    /// The inode of `name`, asking the store when memory does not know. `None`: there is no such name.
+    pub(super) async fn child(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Option<Arc<Inode>>> {
+        match self.lookup(parent, name).await? {
+            Lookup::Found(entry) => Ok(Some(self.inodes.get(entry.ino)?)),
+            Lookup::Absent(_) => Ok(None),
+        }
+    }
+
+    /// As [`Fs::child`], and ENOENT when there is none.
+    pub(super) async fn existing(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Arc<Inode>> {
+        self.child(parent, name).await?.ok_or_else(|| Error::new(Kind::NotFound, "look up").with_key(name))
+    }
+
+    /// The escape of a too long component, typed by somebody: only the parent's listing knows the component.
+    async fn resolved_name(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Name> {
+        if !name.needs_listing() {
+            return Ok(name.clone());
+        }
+        let handle = super::DirHandle::new(parent);
+        let mut offset = 0;
+        loop {
+            let batch = self.readdir(&handle, offset).await?;
+            if let Some(item) = batch.items.iter().find(|i| i.name == *name) {
+                return Ok(item.name.clone());
+            }
+            if batch.items.is_empty() {
+                return Err(Error::new(Kind::NotFound, "look up").with_key(name));
+            }
+            offset += batch.items.len() as u64;
+        }
+    }
+
+    /// One LIST of a small directory; false when it is not small any more.
+    async fn refresh_listing(self: &Arc<Self>, dir: Ino) -> Result<bool> {
+        let asked = Instant::now();
+        let prefix = self.inodes.prefix(dir)?;
+        let query = ListQuery { prefix: prefix.as_str(), delimited: true, from: None, max_keys: None };
+        let page = match self.s3.list(&query).await {
+            Ok(page) if page.next.is_none() => page,
+            Ok(_) => {
+                self.listings.forget(dir);
+                return Ok(false);
+            }
+            Err(e) if e.kind() == Kind::Denied => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        let parsed = parse_page(&prefix, &page, Vec::new(), true, self.settings.hide_odd_keys);
+        let graves = self.graves.lock().clone();
+        let buried = parsed.items.iter().any(|i| prefix.file(&i.name).is_ok_and(|k| graves.contains(&k)));
+        if buried || self.inodes.names_changed_since(dir, asked) {
+            return Ok(false);
+        }
+        self.listings.put(dir, asked, parsed.items);
+        Ok(true)
+    }
+
+    /// Asks the store for `name` and brings the table up to date.
+    async fn find(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Option<Arc<Inode>>> {
+        let asked = Instant::now();
+        let prefix = self.inodes.prefix(parent)?;
+        let hint = self.inodes.child(parent, name).map(|i| i.kind());
+        let found = self.ask_store(&prefix, name, hint).await?;
+        let known = self.inodes.child(parent, name);
+        if let Some(inode) = &known {
+            // Somebody here opened, created or committed it meanwhile: this mount knows better.
+            let state = inode.state.lock();
+            if state.writer.is_some() || !state.stored || state.changed.is_some_and(|c| c >= asked) {
+                drop(state);
+                return Ok(known);
+            }
+        }
+        match found {
+            Found::Nothing => {
+                if let Some(inode) = known {
+                    if inode.kind() == FileKind::Dir && self.kept.lock().contains(&prefix.dir(name)?) {
+                        inode.state.lock().confirmed = Some(asked);
+                        return Ok(Some(inode));
+                    }
+                    self.inodes.unlink(inode.ino);
+                } else if prefix.dir(name).is_ok_and(|p| self.kept.lock().contains(&p)) {
+                    return self.absorb_dir(parent, name, None, None, asked, false).map(Some);
+                }
+                Ok(None)
+            }
+            Found::Dir { marker, time } => self.absorb_dir(parent, name, marker, time, asked, true).map(Some),
+            Found::File(meta) => {
+                let key = prefix.file(name)?;
+                if self.graves.lock().contains(&key) {
+                    return Ok(None);
+                }
+                self.absorb_file(parent, name, &key, &meta, asked).map(Some)
+            }
+        }
+    }
+
+    async fn first_below(&self, dir: &Prefix) -> Result<Option<crate::s3::Listed>> {
+        let query = ListQuery { prefix: dir.as_str(), delimited: false, from: None, max_keys: Some(1) };
+        Ok(self.s3.list(&query).await?.objects.into_iter().next())
+    }
+
+    /// HEAD of the file and LIST of the directory at the same time; of what was a directory only the LIST, because a
+    /// directory wins anyway.
+    async fn ask_store(&self, prefix: &Prefix, name: &Name, hint: Option<FileKind>) -> Result<Found> {
+        let file = match prefix.file(name) {
+            Ok(key) => Some(key),
+            Err(e) if e.kind() == Kind::NotFound => None,
+            Err(e) => return Err(e),
+        };
+        let dir = if name.is_shadowed_file() { None } else { Some(prefix.dir(name)?) };
+        let found_dir = |first: crate::s3::Listed| {
+            let marker = dir.as_ref().and_then(Prefix::marker).filter(|m| m.as_str() == first.key);
+            let time = marker.as_ref().and(first.last_modified);
+            Found::Dir { marker, time }
+        };
+        if hint == Some(FileKind::Dir)
+            && let Some(dir) = &dir
+            && let Ok(Some(first)) = self.first_below(dir).await
+        {
+            return Ok(found_dir(first));
+        }
+        let head = async {
+            match &file {
+                Some(key) => match self.s3.head(key, None).await {
+                    Ok(meta) => Ok(Some(meta)),
+                    Err(e) if e.kind() == Kind::NotFound => Ok(None),
+                    Err(e) => Err(e),
+                },
+                None => Ok(None),
+            }
+        };
+        let list = async {
+            match &dir {
+                Some(dir) => self.first_below(dir).await,
+                None => Ok(None),
+            }
+        };
+        let (head, list) = tokio::join!(head, list);
+        match list {
+            Ok(Some(first)) => return Ok(found_dir(first)),
+            Ok(None) => {}
+            // Without the right to list, files can still be found one by one.
+            Err(e) if e.kind() == Kind::Denied => {
+                return match head? {
+                    Some(meta) => Ok(Found::File(Box::new(meta))),
+                    None => Ok(Found::Nothing),
+                };
+            }
+            Err(e) => return Err(e),
+        }
+        if let Some(meta) = head? {
+            if is_directory_object(meta.size, &meta.headers) {
+                return Ok(Found::Dir { marker: file, time: meta.last_modified });
+            }
+            return Ok(Found::File(Box::new(meta)));
+        }
+        if self.seen_folder_suffix.load(Ordering::Relaxed)
+            && let Some(key) = file
+        {
+            let marker = Key::new(format!("{key}{FOLDER_SUFFIX}"))?;
+            match self.s3.head(&marker, None).await {
+                Ok(meta) => return Ok(Found::Dir { marker: Some(marker), time: meta.last_modified }),
+                Err(e) if e.kind() == Kind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Found::Nothing)
+    }
+
+    fn absorb_dir(
+        &self,
+        parent: Ino,
+        name: &Name,
+        marker: Option<Key>,
+        time: Option<SystemTime>,
+        asked: Instant,
+        stored: bool,
+    ) -> Result<Arc<Inode>> {
+        let prefix = self.inodes.prefix(parent)?.dir(name)?;
+        let defaults = &self.settings.defaults;
+        let fresh = || State::new(Attr::of_dir(time.unwrap_or(self.mounted), defaults), Facts::default(), stored);
+        let inode = self.inodes.remember_kind(parent, name, prefix.as_str(), Some(FileKind::Dir), fresh)?;
+        let mut state = inode.state.lock();
+        if state.changed.is_none_or(|c| c < asked) {
+            state.confirmed = Some(asked);
+            state.stored = stored;
+            state.has_marker = marker.is_some();
+            state.odd_marker = marker.filter(|m| Some(m) != prefix.marker().as_ref());
+        }
+        drop(state);
+        Ok(inode)
+    }
+
+    /// Brings a file's inode in step with a HEAD or GET sent at `asked`.
+    pub(super) fn absorb_file(
+        &self,
+        parent: Ino,
+        name: &Name,
+        key: &Key,
+        meta: &ObjectMeta,
+        asked: Instant,
+    ) -> Result<Arc<Inode>> {
+        let attr = Attr::of_meta(meta, false, &self.settings.defaults);
+        let kind = attr.kind;
+        let fresh = || State::new(attr.clone(), Facts::of_meta(meta), true);
+        let mut inode = self.inodes.remember(parent, name, key.as_str(), fresh)?;
+        let known = inode.kind();
+        if known != kind && !(known == FileKind::File && kind == FileKind::File) {
+            // A listing showed a link as a file, or the object was replaced by something else.
+            let fresh = || State::new(attr.clone(), Facts::of_meta(meta), true);
+            inode = self.inodes.remember_kind(parent, name, key.as_str(), Some(kind), fresh)?;
+        }
+        self.absorb_meta(&inode, meta, asked);
+        Ok(inode)
+    }
+
+    /// The part of [`Fs::absorb_file`] for an inode that is already there.
+    pub(super) fn absorb_meta(&self, inode: &Inode, meta: &ObjectMeta, asked: Instant) {
+        let mut state = inode.state.lock();
+        if state.writer.is_some() || state.changed.is_some_and(|c| c >= asked) {
+            return;
+        }
+        let attr = Attr::of_meta(meta, state.attr.kind == FileKind::Dir, &self.settings.defaults);
+        if attr.kind == state.attr.kind && !state.attr_pending {
+            state.attr = attr;
+        } else if state.attr_pending {
+            // Changed here and not stored yet: only the size can be news.
+            state.attr.size = attr.size;
+        }
+        if state.attr.kind != FileKind::Dir {
+            state.facts = Facts::of_meta(meta);
+            state.target = state.target.take().filter(|_| state.facts.etag.as_ref() == Some(&meta.etag));
+        } else {
+            state.facts.meta = Some(Arc::new(meta.clone()));
+        }
+        state.confirmed = Some(asked);
+        state.stored = true;
+    }
+
+    /// The inode of an entry of a listing that was asked for at `asked`.
+    pub fn absorb_item(&self, parent: Ino, item: &Item, asked: Instant) -> Result<Arc<Inode>> {
+        if item.kind == FileKind::Dir {
+            if let Some(inode) = self.inodes.child(parent, &item.name).filter(|i| i.kind() == FileKind::Dir) {
+                let mut state = inode.state.lock();
+                if state.changed.is_none_or(|c| c < asked) {
+                    state.confirmed = Some(asked);
+                    state.stored = true;
+                }
+                drop(state);
+                return Ok(inode);
+            }
+            return self.absorb_dir(parent, &item.name, item.odd_marker.clone(), item.last_modified, asked, true);
+        }
+        let prefix = self.inodes.prefix(parent)?;
+        let key = prefix.file(&item.name)?;
+        let listed = crate::s3::Listed {
+            key: String::new(),
+            size: item.size,
+            etag: item.etag.clone(),
+            last_modified: item.last_modified,
+            storage_class: item.storage_class.as_deref().map(str::to_owned),
+        };
+        let fresh = || {
+            State::new(Attr::of_listed(&listed, &self.settings.defaults), Facts::of_listed(&listed), true)
+        };
+        let existing = self.inodes.child(parent, &item.name);
+        let replaces_dir = existing.as_ref().is_some_and(|i| i.kind() == FileKind::Dir);
+        let inode = if replaces_dir {
+            self.inodes.remember_kind(parent, &item.name, key.as_str(), Some(FileKind::File), fresh)?
+        } else {
+            self.inodes.remember(parent, &item.name, key.as_str(), fresh)?
+        };
+        let mut state = inode.state.lock();
+        if state.writer.is_some() || !state.stored || state.changed.is_some_and(|c| c >= asked) {
+            drop(state);
+            return Ok(inode);
+        }
+        let same = state.facts.etag.is_some() && state.facts.etag == item.etag && state.attr.size == item.size;
+        if !same {
+            if !state.attr_pending {
+                state.attr = Attr::of_listed(&listed, &self.settings.defaults);
+            }
+            state.facts = Facts::of_listed(&listed);
+            state.target = None;
+        } else if state.facts.storage_class.as_deref().unwrap_or("STANDARD")
+            != listed.storage_class.as_deref().unwrap_or("STANDARD")
+        {
+            state.facts.storage_class = listed.storage_class;
+            state.facts.meta = None;
+        }
+        state.confirmed = state.confirmed.max(Some(asked));
+        drop(state);
+        Ok(inode)
+    }
+
+    /// An entry of a directory as readdirplus hands it out. The caller raises the count for accepted entries.
+    pub fn entry_of_item(&self, dir: Ino, item: &Item, asked: Instant) -> Result<Entry> {
+        if let Some(inode) = self.inodes.child(dir, &item.name) {
+            let state = inode.state.lock();
+            if state.writer.is_some() || !state.stored {
+                drop(state);
+                return Ok(self.entry(&inode));
+            }
+        }
+        let inode = self.absorb_item(dir, item, asked)?;
+        Ok(self.entry(&inode))
+    }
+
+    /// Answers from memory, or not at all. A file of which only a listing is known is asked for: the kernel comes
+    /// back within the TTL only when it needs more than the listing had (the execute bit, say).
+    pub fn getattr_now(&self, ino: Ino) -> Option<Result<Entry>> {
+        let inode = match self.inodes.get(ino) {
+            Ok(inode) => inode,
+            Err(e) => return Some(Err(e)),
+        };
+        if ino != ROOT {
+            let state = inode.state.lock();
+            let own = state.writer.is_some() || !state.stored || state.attr_pending;
+            let told = state.attr.kind == FileKind::Dir || state.facts.meta.is_some();
+            if !own && (!told || self.fresh(&state).is_none()) {
+                return None;
+            }
+        }
+        Some(Ok(self.entry(&inode)))
+    }
+
+    /// Requests: none when fresh; one HEAD of a file, one LIST of a directory.
+    pub async fn getattr(self: &Arc<Self>, ino: Ino) -> Result<Entry> {
+        if let Some(answer) = self.getattr_now(ino) {
+            return answer;
+        }
+        let inode = self.inodes.get(ino)?;
+        let Some((parent, name)) = self.inodes.place(ino) else {
+            // Unlinked but open: what is known stays true.
+            return Ok(self.entry(&inode));
+        };
+        let asked = Instant::now();
+        if inode.kind() == FileKind::Dir {
+            if self.find(parent, &name).await?.is_none_or(|i| i.ino != ino) {
+                return Err(Error::new(Kind::NotFound, "directory is gone").with_key(&name));
+            }
+            self.learn_marker(&inode).await?;
+            return Ok(self.entry(&inode));
+        }
+        let key = self.inodes.key(ino)?;
+        match self.s3.head(&key, None).await {
+            Ok(meta) => {
+                let now = self.absorb_file(parent, &name, &key, &meta, asked)?;
+                if now.ino != ino {
+                    // It is a link, not the file the listing made it seem: the kernel looks the name up again.
+                    self.invalidate_entry(parent, &name);
+                    return Err(Error::new(Kind::Stale, "not the kind of file it was").with_key(&key));
+                }
+            }
+            Err(e) if e.kind() == Kind::NotFound => {
+                let state = inode.state.lock();
+                if state.changed.is_some_and(|c| c >= asked) || state.writer.is_some() {
+                    drop(state);
+                    return Ok(self.entry(&inode));
+                }
+                drop(state);
+                self.inodes.unlink(ino);
+                self.listings.touch(parent, &name, false);
+                return Err(e);
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(self.entry(&inode))
+    }
+
+    /// Mode, owner and mtime of a directory are in its marker's metadata.
+    async fn learn_marker(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
+        let (odd, told) = {
+            let state = inode.state.lock();
+            (state.odd_marker.clone(), state.facts.meta.is_some() || state.attr_pending || !state.stored)
+        };
+        if told || !self.settings.store_attrs {
+            return Ok(());
+        }
+        let asked = Instant::now();
+        let Some(marker) = odd.or_else(|| self.inodes.prefix(inode.ino).ok()?.marker()) else { return Ok(()) };
+        match self.s3.head(&marker, None).await {
+            Ok(meta) => self.absorb_meta(inode, &meta, asked),
+            // An implicit directory has none.
+            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Denied) => {}
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,284 @@
+//! The file system: one method per POSIX operation, no FUSE types and no HTTP.
+//!
+//! Methods ending in `_now` answer from memory or not at all, and never wait: the FUSE thread calls them directly.
+//! Everything else is async and may take requests; the budget of each is in `docs/SEMANTICS.md`.
+//!
+//! Locks, outermost first: `Inode::changing` (async) → table → inode state → `graves`, `kept`, listings. The
+//! synchronous ones are never held across an await.
+
+pub mod attr;
+mod change;
+mod copy;
+mod drain;
+pub mod file;
+mod handle;
+pub mod inode;
+mod known;
+mod listing;
+mod lookup;
+mod rename;
+pub mod setattr;
+mod xattr;
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle as Runtime;
+use tracing::warn;
+
+pub use attr::{Attr, Defaults, FileKind};
+pub use handle::{Fh, Handles};
+pub use inode::{Ino, ROOT};
+pub use listing::{Batch, DirHandle};
+pub use lookup::Lookup;
+
+use crate::error::{Kind, Result};
+use crate::key::{Key, Name, Prefix};
+use crate::read::Reads;
+use crate::s3::{NewObject, S3};
+use crate::write::Writes;
+
+use inode::{Inode, Inodes, State};
+use known::Listings;
+
+/// What the file system is told; plain data.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Everything below this prefix is shown.
+    pub root: Prefix,
+    pub defaults: Defaults,
+    pub read_only: bool,
+    /// How long attributes and listings are believed.
+    pub metadata_ttl: Duration,
+    /// How long the absence of a name is believed.
+    pub negative_ttl: Duration,
+    /// Whether mode, owner and times are stored in the object's metadata (`attrs=store`) or only remembered.
+    pub store_attrs: bool,
+    /// Changes of attributes after the commit wait this long for others, then cost one self-copy.
+    pub attr_delay: Duration,
+    /// What new objects carry: class, ACL, tags, encryption, content type.
+    pub new_object: NewObject,
+    /// Keys that need an escape are left out of listings.
+    pub hide_odd_keys: bool,
+    /// What statfs(2) reports, bytes.
+    pub capacity: u64,
+    /// Objects larger than this are copied in parts: XOS advises 1 GiB (XOS-OBJ-13).
+    pub copy_threshold: u64,
+    /// Deadline of one operation that does not move file data.
+    pub op_timeout: Duration,
+    /// How many inodes are remembered after the kernel has forgotten them.
+    pub remembered: usize,
+    /// Whether exclusive creation and copies may use conditional requests.
+    pub conditional: bool,
+}
+
+/// What a lookup hands to the kernel.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub ino: Ino,
+    pub attr: Attr,
+    /// How long the kernel may believe it.
+    pub ttl: Duration,
+}
+
+/// Tells the kernel that what it caches is no longer true. Called from tasks only, never while it waits for us.
+pub trait Kernel: Send + Sync {
+    /// Drop cached pages and attributes.
+    fn invalidate(&self, ino: Ino);
+    /// Drop a name.
+    fn invalidate_entry(&self, parent: Ino, name: &Name);
+}
+
+pub struct Fs {
+    pub s3: S3,
+    pub reads: Arc<Reads>,
+    pub writes: Arc<Writes>,
+    pub settings: Settings,
+    pub(crate) inodes: Inodes,
+    pub handles: Handles,
+    listings: Listings,
+    /// Keys unlinked here while a handle still reads them: deleted at the last close, hidden until then.
+    graves: Mutex<HashSet<Key>>,
+    /// Directories that show although the bucket holds no key of them: emptied on this mount.
+    kept: Mutex<BTreeSet<Prefix>>,
+    kernel: OnceLock<Box<dyn Kernel>>,
+    runtime: Runtime,
+    /// Background work (delayed self-copies, deletes at last close), waited for at unmount.
+    tasks: tokio_util::task::TaskTracker,
+    seen_folder_suffix: AtomicBool,
+    hidden: AtomicU64,
+    hidden_logged: Mutex<Option<Instant>>,
+    acl_unsupported: AtomicBool,
+    tags_unsupported: AtomicBool,
+    stopping: AtomicBool,
+    mounted: SystemTime,
+}
+
+impl Fs {
+    /// Must be called inside a tokio runtime.
+    pub fn new(s3: S3, reads: Arc<Reads>, writes: Arc<Writes>, settings: Settings) -> Arc<Fs> {
+        let mounted = SystemTime::now();
+        let root = State::new(Attr::of_dir(mounted, &settings.defaults), attr::Facts::default(), true);
+        Arc::new(Fs {
+            inodes: Inodes::new(settings.root.clone(), root, settings.remembered.max(1024)),
+            handles: Handles::default(),
+            listings: Listings::new(settings.metadata_ttl, settings.remembered.max(1024)),
+            graves: Mutex::default(),
+            kept: Mutex::default(),
+            kernel: OnceLock::new(),
+            runtime: Runtime::current(),
+            tasks: tokio_util::task::TaskTracker::new(),
+            seen_folder_suffix: AtomicBool::new(false),
+            hidden: AtomicU64::new(0),
+            hidden_logged: Mutex::new(None),
+            acl_unsupported: AtomicBool::new(false),
+            tags_unsupported: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            mounted,
+            s3,
+            reads,
+            writes,
+            settings,
+        })
+    }
+
+    /// The kernel's notifier, once the session exists.
+    pub fn set_kernel(&self, kernel: Box<dyn Kernel>) {
+        let _ = self.kernel.set(kernel);
+    }
+
+    /// Drops what the kernel has cached of `ino`, from a task of its own: the kernel may wait for a reply of ours
+    /// before it answers.
+    fn invalidate(self: &Arc<Self>, ino: Ino) {
+        let fs = self.clone();
+        self.runtime.spawn_blocking(move || {
+            if let Some(k) = fs.kernel.get() {
+                k.invalidate(ino);
+            }
+        });
+    }
+
+    fn invalidate_entry(self: &Arc<Self>, parent: Ino, name: &Name) {
+        let (fs, name) = (self.clone(), name.clone());
+        self.runtime.spawn_blocking(move || {
+            if let Some(k) = fs.kernel.get() {
+                k.invalidate_entry(parent, &name);
+            }
+        });
+    }
+
+    fn writable(&self) -> Result<()> {
+        if self.settings.read_only { Err(Kind::ReadOnly.into()) } else { Ok(()) }
+    }
+
+    /// Background work that unmount waits for.
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(work, &self.runtime);
+    }
+
+    /// The kernel dropped `count` references.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        self.inodes.forget(ino, count);
+    }
+
+    /// The kernel got one reference; call it before the reply is sent.
+    pub fn looked_up(&self, ino: Ino) {
+        self.inodes.looked_up(ino);
+    }
+
+    pub fn inode(&self, ino: Ino) -> Result<Arc<Inode>> {
+        self.inodes.get(ino)
+    }
+
+    /// No request: the first page is asked for by the first read.
+    pub fn opendir(&self, ino: Ino) -> Result<Fh> {
+        if self.inodes.get(ino)?.kind() != FileKind::Dir {
+            return Err(Kind::NotDir.into());
+        }
+        Ok(self.handles.insert_dir(DirHandle::new(ino)))
+    }
+
+    /// As [`Fs::readdir`], by handle number.
+    pub async fn read_directory(self: &Arc<Self>, fh: Fh, offset: u64) -> Result<Batch> {
+        let handle = self.handles.dir(fh)?;
+        self.readdir(&handle, offset).await
+    }
+
+    /// What a directory looks like of which nothing is known.
+    pub fn blank_dir(&self) -> Attr {
+        Attr::of_dir(self.mounted, &self.settings.defaults)
+    }
+
+    /// The number of a directory's parent, for `..`.
+    pub fn parent(&self, ino: Ino) -> Ino {
+        self.inodes.place(ino).map_or(ROOT, |(parent, _)| parent)
+    }
+
+    /// The number an entry has, or would get.
+    pub fn ino_of_entry(&self, dir: Ino, name: &Name, kind: FileKind) -> Ino {
+        if let Some(inode) = self.inodes.child(dir, name) {
+            return inode.ino;
+        }
+        let hash = self.inodes.prefix(dir).and_then(|p| match kind {
+            FileKind::Dir => p.dir(name).map(|d| d.as_str().to_owned()),
+            _ => p.file(name).map(|k| k.as_str().to_owned()),
+        });
+        hash.map_or(Ino(2), |text| inode::ino_of(&text))
+    }
+
+    fn is_kept(&self, dir: Ino, name: &Name) -> bool {
+        let Ok(prefix) = self.inodes.prefix(dir).and_then(|p| p.dir(name)) else { return false };
+        self.kept.lock().contains(&prefix)
+    }
+
+    /// Names of kept directories directly in `dir`.
+    fn kept_below(&self, dir: Ino) -> Vec<Name> {
+        let Ok(prefix) = self.inodes.prefix(dir) else { return Vec::new() };
+        let kept = self.kept.lock();
+        let mut names = Vec::new();
+        for p in kept.range(prefix.clone()..) {
+            let Some(rest) = p.as_str().strip_prefix(prefix.as_str()) else { break };
+            if let Some(component) = rest.split('/').next().filter(|c| !c.is_empty())
+                && let Some(name) = Name::of_component(component)
+                && !names.contains(&name)
+            {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    fn note_hidden(&self, prefix: &Prefix, count: usize) {
+        let total = self.hidden.fetch_add(count as u64, Ordering::Relaxed) + count as u64;
+        let mut logged = self.hidden_logged.lock();
+        if logged.is_none_or(|t| t.elapsed() > Duration::from_secs(3600)) {
+            *logged = Some(Instant::now());
+            warn!(prefix = %prefix, hidden = count, total, "keys that cannot be shown as file names are left out");
+        }
+    }
+
+    /// Figures for `SIGUSR1` and `status`.
+    pub fn dump(&self) -> String {
+        let (inodes, idle) = self.inodes.counts();
+        let mut dirty = Vec::new();
+        for inode in self.inodes.all() {
+            let state = inode.state.lock();
+            if let Some(w) = &state.writer
+                && w.is_dirty()
+            {
+                dirty.push(format!("{} ({} bytes)", w.key(), w.size()));
+            }
+        }
+        format!(
+            "handles={} inodes={inodes} remembered={idle} listed={} hidden={} unlinked-open={} dirty=[{}]",
+            self.handles.len(),
+            self.listings.entries(),
+            self.hidden.load(Ordering::Relaxed),
+            self.graves.lock().len(),
+            dirty.join(", ")
+        )
+    }
+}

@@ -1,0 +1,329 @@
+//! rename(2): server-side copies, then deletes.
+//!
+//! 1. S3 has no rename. At any point every object exists under its old or its new name, never under neither: all
+//!    copies are made and acknowledged before the first delete.
+//! 2. A file that was never committed has no object: it just gets another key, and no request is made.
+//! 3. Bytes not yet stored are committed under the old name first; so are pending attributes, which the copy of a
+//!    single file carries along instead.
+//! 4. Open handles go on: the table moves the inode (and everything below a directory), and the handles are moved
+//!    to the new objects.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, StreamExt};
+use tracing::warn;
+
+use super::attr::{Facts, FileKind};
+use super::inode::{Ino, Inode};
+use super::Fs;
+use crate::error::{Error, Kind, Result};
+use crate::key::{Key, Name, Prefix};
+use crate::read::Object;
+use crate::s3::{ListQuery, Listed, ObjectId, Stored};
+
+/// Objects of a directory copied at a time.
+const PARALLEL: usize = 16;
+
+impl Fs {
+    /// `no_replace`: RENAME_NOREPLACE.
+    ///
+    /// Requests for a file: GET of its ACL, one copy, one DELETE. For a directory as many for each object, in
+    /// parallel, with one DELETE for 1,000 of them.
+    pub async fn rename(
+        self: &Arc<Self>,
+        from: (Ino, &Name),
+        to: (Ino, &Name),
+        no_replace: bool,
+    ) -> Result<()> {
+        self.writable()?;
+        if to.1.is_escaped() {
+            return Err(Error::new(Kind::BadName, "rename to a name that is an escape").with_key(to.1));
+        }
+        let source = self.existing(from.0, from.1).await?;
+        let target = self.child(to.0, to.1).await?;
+        if let Some(target) = &target {
+            if no_replace {
+                return Err(Error::new(Kind::Exists, "rename").with_key(to.1));
+            }
+            if target.ino == source.ino {
+                return Ok(());
+            }
+            match (source.kind(), target.kind()) {
+                (FileKind::Dir, FileKind::Dir) => {
+                    if !self.is_empty_dir(target).await? {
+                        return Err(Error::new(Kind::NotEmpty, "rename").with_key(to.1));
+                    }
+                }
+                (FileKind::Dir, _) => return Err(Kind::NotDir.into()),
+                (_, FileKind::Dir) => return Err(Kind::IsDir.into()),
+                _ => {}
+            }
+        }
+        if source.kind() == FileKind::Dir {
+            if self.inodes.is_inside(to.0, source.ino) {
+                return Err(Error::new(Kind::Invalid, "rename a directory into itself").with_key(to.1));
+            }
+            self.rename_dir(&source, from, to).await
+        } else {
+            self.rename_file(&source, target.as_ref(), from, to).await
+        }
+    }
+
+    async fn rename_file(
+        self: &Arc<Self>,
+        source: &Arc<Inode>,
+        target: Option<&Arc<Inode>>,
+        from: (Ino, &Name),
+        to: (Ino, &Name),
+    ) -> Result<()> {
+        let _changing = source.changing.lock().await;
+        let old = self.inodes.key(source.ino)?;
+        let new = self.inodes.prefix(to.0)?.file(to.1)?;
+        let (writer, stored, _) = self.usage(source);
+        if let Some(w) = &writer
+            && !stored
+            && w.rekey(new.clone()).is_ok()
+        {
+            // The target's object stays in the bucket until this file's commit replaces it.
+            let replaces = target.is_some_and(|t| t.state.lock().stored) || self.graves.lock().remove(&new);
+            self.moved(source, from, to, target).await?;
+            source.state.lock().stored |= replaces;
+            return Ok(());
+        }
+        if let Some(w) = &writer
+            && w.is_dirty()
+        {
+            self.commit(source).await?;
+        }
+        let (attr, pending, class) = {
+            let state = source.state.lock();
+            (state.attr.clone(), state.attr_pending, state.facts.storage_class.clone())
+        };
+        let replace = if pending {
+            let meta = match self.known_meta(source) {
+                Some(meta) => meta,
+                None => self.refresh(source).await?,
+            };
+            let mut object = self.object_carried(&meta, &old).await?;
+            attr.store(&mut object.headers.metadata);
+            Some(object)
+        } else {
+            None
+        };
+        let carried = replace.clone();
+        let object = match self.stored_object(source, old.clone()) {
+            Ok(object) => object,
+            Err(_) => {
+                self.refresh(source).await?;
+                self.stored_object(source, old.clone())?
+            }
+        };
+        let stored = match self.copy_object(&object, &new, class.clone(), replace.clone()).await {
+            Err(e) if matches!(e.kind(), Kind::Stale | Kind::NotFound) => {
+                // The object is another one than the listing said: rename what is there now.
+                self.refresh(source).await.map_err(|_| e)?;
+                let object = self.stored_object(source, old.clone())?;
+                self.copy_object(&object, &new, class, replace).await?
+            }
+            other => other?,
+        };
+        self.s3.delete(&old, None).await?;
+        self.graves.lock().remove(&new);
+        self.moved(source, from, to, target).await?;
+        {
+            let mut state = source.state.lock();
+            if let (Some(object), Some(meta)) = (carried, state.facts.meta.clone()) {
+                let mut meta = (*meta).clone();
+                meta.headers = object.headers;
+                meta.tag_count = Some(object.tags.len() as u32);
+                state.facts = Facts::of_meta(&meta);
+                state.attr_pending = false;
+            }
+        }
+        self.now_at(source, new, &stored);
+        Ok(())
+    }
+
+    /// The inode's object is now `key` as `stored`; the bytes are the same.
+    fn now_at(self: &Arc<Self>, inode: &Arc<Inode>, key: Key, stored: &Stored) {
+        let (object, writer) = {
+            let mut state = inode.state.lock();
+            if state.pages == state.facts.etag {
+                state.pages = Some(stored.etag.clone());
+            }
+            state.facts.etag = Some(stored.etag.clone());
+            state.facts.version = stored.version.clone();
+            if let Some(meta) = state.facts.meta.take() {
+                let mut meta = (*meta).clone();
+                meta.etag = stored.etag.clone();
+                meta.version = stored.version.clone();
+                state.facts.meta = Some(Arc::new(meta));
+            }
+            let now = Instant::now();
+            state.confirmed = Some(now);
+            state.changed = Some(now);
+            let id = ObjectId { key, etag: stored.etag.clone(), version: stored.version.clone() };
+            (Object { id, size: state.attr.size }, state.writer.clone())
+        };
+        if let Some(w) = writer {
+            w.set_base(object.clone());
+        }
+        self.rebind(inode, &object);
+    }
+
+    /// Brings the tree and the listings in step after the store has done its part.
+    async fn moved(
+        self: &Arc<Self>,
+        source: &Arc<Inode>,
+        from: (Ino, &Name),
+        to: (Ino, &Name),
+        target: Option<&Arc<Inode>>,
+    ) -> Result<()> {
+        self.keep_dir(from.0);
+        self.inodes.rename(source.ino, to.0, to.1)?;
+        self.name_removed(from.0, from.1);
+        self.name_added(to.0, to.1);
+        if let Some(target) = target {
+            let writer = target.state.lock().writer.clone();
+            if let Some(w) = writer {
+                w.unlink().await;
+            }
+            self.inodes.settle(target.ino);
+        }
+        source.state.lock().attr.ctime = std::time::SystemTime::now();
+        Ok(())
+    }
+
+    async fn rename_dir(self: &Arc<Self>, source: &Arc<Inode>, from: (Ino, &Name), to: (Ino, &Name)) -> Result<()> {
+        let old = self.inodes.prefix(source.ino)?;
+        let new = self.inodes.prefix(to.0)?.dir(to.1)?;
+        // What is only here goes with the inodes: files never committed need no copy, all else is stored first.
+        let below = self.inodes.subtree(source.ino);
+        for inode in &below {
+            let (writer, stored, _) = self.usage(inode);
+            if let Some(w) = writer {
+                if !stored && w.key().as_str().starts_with(old.as_str()) {
+                    let key = Key::new(format!("{new}{}", &w.key().as_str()[old.as_str().len()..]))?;
+                    if w.rekey(key).is_ok() {
+                        continue;
+                    }
+                }
+                self.commit(inode).await?;
+            }
+            self.store_attr(inode).await?;
+        }
+        let objects = self.all_below(&old).await?;
+        let copied = self.copy_all(&old, &new, &objects).await?;
+        let target = self.inodes.child(to.0, to.1);
+        let odd = source.state.lock().odd_marker.take();
+        let mut keys: Vec<Key> = objects.iter().filter_map(|o| Key::new(&o.key).ok()).collect();
+        keys.extend(odd);
+        for (key, e) in self.s3.delete_many(&keys).await? {
+            // Its copy exists: nothing is lost, but the name is there twice.
+            warn!(key = %key, "renamed, but the old object could not be deleted: {e}");
+            return Err(e);
+        }
+        {
+            let mut kept = self.kept.lock();
+            let moved: Vec<Prefix> = kept.iter().filter(|p| p.as_str().starts_with(old.as_str())).cloned().collect();
+            for p in moved {
+                kept.remove(&p);
+                if let Ok(p) = Prefix::new(&format!("{new}{}", &p.as_str()[old.as_str().len()..])) {
+                    kept.insert(p);
+                }
+            }
+        }
+        let had_nothing = objects.is_empty();
+        self.moved(source, from, to, target.as_ref()).await?;
+        if let Some(target) = &target {
+            self.listings.forget(target.ino);
+        }
+        if had_nothing {
+            self.kept.lock().insert(new.clone());
+        }
+        let copied: HashMap<Key, Stored> = copied.into_iter().collect();
+        for inode in &below {
+            self.listings.forget(inode.ino);
+            let now = Instant::now();
+            inode.state.lock().changed = Some(now);
+            if inode.kind() == FileKind::Dir {
+                continue;
+            }
+            if let Ok(key) = self.inodes.key(inode.ino)
+                && let Some(stored) = copied.get(&key)
+            {
+                self.now_at(inode, key, stored);
+            }
+        }
+        Ok(())
+    }
+
+    /// Every object whose key begins with `prefix`, in one flat listing.
+    async fn all_below(&self, prefix: &Prefix) -> Result<Vec<Listed>> {
+        let mut objects = Vec::new();
+        let mut from = None;
+        loop {
+            let query = ListQuery { prefix: prefix.as_str(), delimited: false, from, max_keys: None };
+            let page = self.s3.list(&query).await?;
+            objects.extend(page.objects);
+            match page.next {
+                Some(next) => from = Some(next),
+                None => return Ok(objects),
+            }
+        }
+    }
+
+    /// Copies every object to its new key. On a failure the copies made are removed again.
+    async fn copy_all(self: &Arc<Self>, old: &Prefix, new: &Prefix, objects: &[Listed]) -> Result<Vec<(Key, Stored)>> {
+        // Before the first copy: a key that cannot be sent, or that would be too long, must not stop it half-way.
+        let mut work = Vec::with_capacity(objects.len());
+        for o in objects {
+            let from = Key::new(&o.key)?;
+            let to = Key::new(format!("{new}{}", &o.key[old.as_str().len()..]))?;
+            work.push((from, to, o));
+        }
+        let mut copies: Vec<BoxFuture<'_, Result<(Key, Stored)>>> = Vec::with_capacity(work.len());
+        for (from, to, o) in work {
+            copies.push(Box::pin(self.copy_listed(from, to, o)));
+        }
+        let mut copies = stream::iter(copies).buffer_unordered(PARALLEL);
+        let mut done = Vec::with_capacity(objects.len());
+        let mut failed = None;
+        while let Some(result) = copies.next().await {
+            match result {
+                Ok(copy) => done.push(copy),
+                Err(e) => {
+                    failed = Some(e);
+                    break;
+                }
+            }
+        }
+        let Some(e) = failed else { return Ok(done) };
+        let keys: Vec<Key> = done.into_iter().map(|(key, _)| key).collect();
+        if let Err(left) = self.s3.delete_many(&keys).await {
+            warn!("copies of a rename that failed are left behind: {left}");
+        }
+        Err(e)
+    }
+
+    async fn copy_listed(&self, from: Key, to: Key, listed: &Listed) -> Result<(Key, Stored)> {
+        let etag = match &listed.etag {
+            Some(etag) => etag.clone(),
+            None => self.s3.head(&from, None).await?.etag,
+        };
+        let object = Object { id: ObjectId { key: from.clone(), etag, version: None }, size: listed.size };
+        let stored = match self.copy_object(&object, &to, listed.storage_class.clone(), None).await {
+            Err(e) if e.kind() == Kind::Stale => {
+                let meta = self.s3.head(&from, None).await?;
+                let id = ObjectId { key: from, etag: meta.etag.clone(), version: meta.version.clone() };
+                let object = Object { id, size: meta.size };
+                self.copy_object(&object, &to, meta.storage_class, None).await?
+            }
+            other => other?,
+        };
+        Ok((to, stored))
+    }
+}

@@ -1,0 +1,668 @@
+//! Unpacks requests, answers what is in memory on the spot, spawns the rest and replies from the task.
+//!
+//! 1. Everything borrowed from the request is owned before the callback returns; a write that fits in memory is
+//!    copied once, on this thread, and answered here.
+//! 2. A hit (cached block, fresh attribute, xattr probe) never leaves the FUSE thread: the hand-over costs more
+//!    than the answer.
+//! 3. Every reply has a deadline. A panic in a task drops the reply, which fuser answers with EIO; a panic on the
+//!    FUSE thread is caught here for the same answer, because the thread must live on.
+//! 4. Reference counts are raised before the reply is sent and lowered synchronously in `forget`.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
+    Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use tokio::runtime::Handle;
+use tracing::{debug, warn};
+
+use crate::error::{Error, Kind, Result};
+use crate::fs::file::OpenMode;
+use crate::fs::setattr::Change;
+use crate::fs::{Attr, Batch, Entry, Fh, FileKind, Fs, Ino, Kernel, Lookup};
+use crate::key::Name;
+
+/// Largest write the kernel sends at once; more only costs buffers (measured: direct I/O gains nothing past it).
+const MAX_WRITE: u32 = 1 << 20;
+/// Requests the kernel keeps in flight for read-ahead and asynchronous I/O.
+const MAX_BACKGROUND: u16 = 64;
+
+pub struct Adapter {
+    fs: Arc<Fs>,
+    runtime: Handle,
+}
+
+/// Something that can be answered with an errno.
+trait Refuse: Send + 'static {
+    fn refuse(self, errno: Errno);
+}
+
+macro_rules! refuse {
+    ($($t:ty),*) => {$(impl Refuse for $t {
+        fn refuse(self, errno: Errno) {
+            self.error(errno);
+        }
+    })*};
+}
+
+refuse!(
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyWrite, ReplyXattr
+);
+
+fn errno(e: &Error) -> Errno {
+    Errno::from_i32(e.errno())
+}
+
+/// The one place where failures are logged.
+fn log(op: &'static str, e: &Error) {
+    if e.kind().is_news() {
+        warn!(op, errno = e.errno(), "{e}");
+    } else {
+        debug!(op, errno = e.errno(), "{e}");
+    }
+}
+
+fn to_attr(ino: Ino, attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(ino.0),
+        size: attr.size,
+        blocks: attr.size.div_ceil(512),
+        atime: attr.atime,
+        mtime: attr.mtime,
+        ctime: attr.ctime,
+        crtime: attr.ctime,
+        kind: to_type(attr.kind),
+        perm: attr.perm,
+        // 1 tells find(1) not to count subdirectories by links.
+        nlink: 1,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: 0,
+        blksize: 128 << 10,
+        flags: 0,
+    }
+}
+
+fn to_type(kind: FileKind) -> FileType {
+    match kind {
+        FileKind::File => FileType::RegularFile,
+        FileKind::Dir => FileType::Directory,
+        FileKind::Symlink => FileType::Symlink,
+    }
+}
+
+fn of_time(time: TimeOrNow) -> SystemTime {
+    match time {
+        TimeOrNow::SpecificTime(t) => t,
+        TimeOrNow::Now => SystemTime::now(),
+    }
+}
+
+fn reply_entry(fs: &Fs, reply: ReplyEntry, entry: &Entry) {
+    fs.looked_up(entry.ino);
+    reply.entry(&entry.ttl, &to_attr(entry.ino, &entry.attr), Generation(0));
+}
+
+fn reply_lookup(fs: &Fs, reply: ReplyEntry, lookup: Lookup) {
+    match lookup {
+        Lookup::Found(entry) => reply_entry(fs, reply, &entry),
+        Lookup::Absent(ttl) if ttl.is_zero() => reply.error(Errno::ENOENT),
+        Lookup::Absent(ttl) => {
+            // Inode 0 is a negative entry: the kernel remembers the absence.
+            let now = SystemTime::UNIX_EPOCH;
+            let attr = Attr {
+                kind: FileKind::File,
+                size: 0,
+                perm: 0,
+                uid: 0,
+                gid: 0,
+                atime: now,
+                mtime: now,
+                ctime: now,
+            };
+            reply.entry(&ttl, &to_attr(Ino(0), &attr), Generation(0));
+        }
+    }
+}
+
+fn reply_sized(reply: ReplyXattr, size: u32, value: &[u8]) {
+    match u32::try_from(value.len()) {
+        Ok(len) if size == 0 => reply.size(len),
+        Ok(len) if len <= size => reply.data(value),
+        _ => reply.error(Errno::ERANGE),
+    }
+}
+
+impl Adapter {
+    /// `runtime`: where the tasks run.
+    pub fn new(fs: Arc<Fs>, runtime: Handle) -> Adapter {
+        Adapter { fs, runtime }
+    }
+
+    /// Runs `work` in a task under a deadline and answers with what comes of it.
+    fn spawn<R: Refuse, T: Send + 'static>(
+        &self,
+        op: &'static str,
+        deadline: Option<Duration>,
+        reply: R,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+        done: impl FnOnce(&Fs, R, T) + Send + 'static,
+    ) {
+        let fs = self.fs.clone();
+        self.runtime.spawn(async move {
+            let result = match deadline {
+                Some(limit) => tokio::time::timeout(limit, work)
+                    .await
+                    .unwrap_or_else(|_| Err(Error::new(Kind::Timeout, op).with_fix("is the store reachable? op_timeout sets the limit"))),
+                // Moves file data: every request in it has a deadline of its own, the sum depends on the size.
+                None => work.await,
+            };
+            match result {
+                Ok(value) => done(&fs, reply, value),
+                Err(e) => {
+                    log(op, &e);
+                    reply.refuse(errno(&e));
+                }
+            }
+        });
+    }
+
+    /// Deadline of an operation that moves no file data: its requests each keep `op_timeout`, and few follow on
+    /// each other.
+    fn limit(&self) -> Option<Duration> {
+        Some(self.fs.settings.op_timeout * 3)
+    }
+
+    /// What is answered on the FUSE thread must not kill it.
+    fn inline<T>(&self, op: &'static str, f: impl FnOnce() -> Option<Result<T>>) -> Option<Result<T>> {
+        catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| Some(Err(Error::new(Kind::Io, format!("{op} panicked")))))
+    }
+
+    fn name(&self, name: &OsStr) -> Result<Name> {
+        Name::parse(name)
+    }
+}
+
+/// Answers with the errno of a failed argument check, or goes on with the value.
+macro_rules! check {
+    ($op:literal, $reply:ident, $value:expr) => {
+        match $value {
+            Ok(value) => value,
+            Err(e) => {
+                log($op, &e);
+                $reply.error(errno(&e));
+                return;
+            }
+        }
+    };
+}
+
+impl fuser::Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        // One by one: adding is all or nothing, and old kernels lack some.
+        for flag in [
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            // Spares a getxattr(security.capability) before each write; writes carry the flag instead.
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        ] {
+            if config.add_capabilities(flag).is_err() {
+                debug!(?flag, "the kernel lacks a FUSE capability");
+            }
+        }
+        let _ = config.set_max_write(MAX_WRITE);
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        let _ = config.set_congestion_threshold(MAX_BACKGROUND * 3 / 4);
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let name = check!("lookup", reply, self.name(name));
+        let parent = Ino(parent.0);
+        let now = if name.needs_listing() { None } else { self.fs.lookup_now(parent, &name) };
+        if let Some(answer) = now {
+            return reply_lookup(&self.fs, reply, answer);
+        }
+        let fs = self.fs.clone();
+        self.spawn("lookup", self.limit(), reply, async move { fs.lookup(parent, &name).await }, |fs, reply, found| {
+            reply_lookup(fs, reply, found);
+        });
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.fs.forget(Ino(ino.0), nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let ino = Ino(ino.0);
+        match self.inline("getattr", || self.fs.getattr_now(ino)) {
+            Some(Ok(e)) => reply.attr(&e.ttl, &to_attr(e.ino, &e.attr)),
+            Some(Err(e)) => {
+                log("getattr", &e);
+                reply.error(errno(&e));
+            }
+            None => {
+                let fs = self.fs.clone();
+                self.spawn("getattr", self.limit(), reply, async move { fs.getattr(ino).await }, |_, reply, e| {
+                    reply.attr(&e.ttl, &to_attr(e.ino, &e.attr));
+                });
+            }
+        }
+    }
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<fuser::BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change = Change {
+            perm: mode.map(|m| (m & 0o7777) as u16),
+            uid,
+            gid,
+            size,
+            atime: atime.map(of_time),
+            mtime: mtime.map(of_time),
+        };
+        let (fs, ino) = (self.fs.clone(), Ino(ino.0));
+        // truncate(2) may have to store a whole file.
+        let limit = if size.is_some() { None } else { self.limit() };
+        let work = async move { fs.setattr(ino, fh.map(|f| Fh(f.0)), change).await };
+        self.spawn("setattr", limit, reply, work, |_, reply, e| reply.attr(&e.ttl, &to_attr(e.ino, &e.attr)));
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        let (fs, ino) = (self.fs.clone(), Ino(ino.0));
+        self.spawn("readlink", self.limit(), reply, async move { fs.readlink(ino).await }, |_, reply, target| {
+            reply.data(target.as_bytes());
+        });
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let name = check!("mknod", reply, self.name(name));
+        let (fs, parent, owner) = (self.fs.clone(), Ino(parent.0), (req.uid(), req.gid()));
+        let perm = (mode & !umask & 0o7777) as u16;
+        let work = async move { fs.mknod(parent, &name, mode, perm, owner).await };
+        self.spawn("mknod", self.limit(), reply, work, |fs, reply, e| reply_entry(fs, reply, &e));
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let name = check!("mkdir", reply, self.name(name));
+        let (fs, parent, owner) = (self.fs.clone(), Ino(parent.0), (req.uid(), req.gid()));
+        let perm = (mode & !umask & 0o7777) as u16;
+        let work = async move { fs.mkdir(parent, &name, perm, owner).await };
+        self.spawn("mkdir", self.limit(), reply, work, |fs, reply, e| reply_entry(fs, reply, &e));
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = check!("unlink", reply, self.name(name));
+        let (fs, parent) = (self.fs.clone(), Ino(parent.0));
+        let work = async move { fs.unlink(parent, &name).await };
+        self.spawn("unlink", self.limit(), reply, work, |_, reply, ()| reply.ok());
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = check!("rmdir", reply, self.name(name));
+        let (fs, parent) = (self.fs.clone(), Ino(parent.0));
+        let work = async move { fs.rmdir(parent, &name).await };
+        self.spawn("rmdir", self.limit(), reply, work, |_, reply, ()| reply.ok());
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let name = check!("symlink", reply, self.name(link_name));
+        let Some(target) = target.to_str().map(str::to_owned) else {
+            return reply.error(Errno::EINVAL);
+        };
+        let (fs, parent, owner) = (self.fs.clone(), Ino(parent.0), (req.uid(), req.gid()));
+        let work = async move { fs.symlink(parent, &name, &target, owner).await };
+        self.spawn("symlink", self.limit(), reply, work, |fs, reply, e| reply_entry(fs, reply, &e));
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let from = check!("rename", reply, self.name(name));
+        let to = check!("rename", reply, self.name(newname));
+        if !(flags - RenameFlags::RENAME_NOREPLACE).is_empty() {
+            return reply.error(Errno::EINVAL);
+        }
+        let no_replace = flags.contains(RenameFlags::RENAME_NOREPLACE);
+        let (fs, old, new) = (self.fs.clone(), Ino(parent.0), Ino(newparent.0));
+        let work = async move { fs.rename((old, &from), (new, &to), no_replace).await };
+        self.spawn("rename", None, reply, work, |_, reply, ()| reply.ok());
+    }
+
+    fn link(&self, _req: &Request, _ino: INodeNo, _newparent: INodeNo, _newname: &OsStr, reply: ReplyEntry) {
+        // link(2): "the file system does not support hard links".
+        reply.error(Errno::EPERM);
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (fs, ino) = (self.fs.clone(), Ino(ino.0));
+        let mode = OpenMode::of_flags(flags.0);
+        self.spawn("open", self.limit(), reply, async move { fs.open(ino, mode).await }, |_, reply, opened| {
+            let mut flags = FopenFlags::empty();
+            if opened.keep_pages {
+                flags |= FopenFlags::FOPEN_KEEP_CACHE;
+            }
+            if opened.no_flush {
+                flags |= FopenFlags::FOPEN_NOFLUSH;
+            }
+            reply.opened(FileHandle(opened.fh.0), flags);
+        });
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let name = check!("create", reply, self.name(name));
+        let (fs, parent, owner) = (self.fs.clone(), Ino(parent.0), (req.uid(), req.gid()));
+        let perm = (mode & !umask & 0o7777) as u16;
+        let open = OpenMode::of_flags(flags);
+        let work = async move { fs.create(parent, &name, perm, owner, open).await };
+        self.spawn("create", self.limit(), reply, work, |fs, reply, (entry, opened)| {
+            fs.looked_up(entry.ino);
+            let attr = to_attr(entry.ino, &entry.attr);
+            let flags = FopenFlags::FOPEN_KEEP_CACHE;
+            reply.created(&entry.ttl, &attr, Generation(0), FileHandle(opened.fh.0), flags);
+        });
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let (fh, len) = (Fh(fh.0), size as usize);
+        match self.inline("read", || self.fs.read_now(fh, offset, len)) {
+            Some(Ok(data)) => reply.data(&data),
+            Some(Err(e)) => {
+                log("read", &e);
+                reply.error(errno(&e));
+            }
+            None => {
+                let fs = self.fs.clone();
+                let work = async move { fs.read(fh, offset, len).await };
+                self.spawn("read", self.limit(), reply, work, |_, reply, data: Bytes| reply.data(&data));
+            }
+        }
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let (fh, len) = (Fh(fh.0), data.len() as u32);
+        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        match self.inline("write", || self.fs.write_now(fh, offset, data, kill)) {
+            Some(Ok(())) => reply.written(len),
+            Some(Err(e)) => {
+                log("write", &e);
+                reply.error(errno(&e));
+            }
+            None => {
+                let (fs, data) = (self.fs.clone(), Bytes::copy_from_slice(data));
+                let work = async move { fs.write(fh, offset, data, kill).await };
+                self.spawn("write", None, reply, work, move |_, reply, ()| reply.written(len));
+            }
+        }
+    }
+
+    fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        let fs = self.fs.clone();
+        self.spawn("flush", None, reply, async move { fs.flush(Fh(fh.0)).await }, |_, reply, ()| reply.ok());
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let fs = self.fs.clone();
+        self.spawn("fsync", None, reply, async move { fs.fsync(Fh(fh.0)).await }, |_, reply, ()| reply.ok());
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        self.spawn("release", None, reply, async move { fs.release(Fh(fh.0)).await }, |_, reply, ()| reply.ok());
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.fs.opendir(Ino(ino.0)) {
+            Ok(fh) => reply.opened(FileHandle(fh.0), FopenFlags::empty()),
+            Err(e) => {
+                log("opendir", &e);
+                reply.error(errno(&e));
+            }
+        }
+    }
+
+    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let ino = Ino(ino.0);
+        let parent = self.fs.parent(ino);
+        for (i, (dot, number)) in [(".", ino), ("..", parent)].into_iter().enumerate() {
+            if offset <= i as u64 && reply.add(INodeNo(number.0), i as u64 + 1, FileType::Directory, dot) {
+                return reply.ok();
+            }
+        }
+        let fs = self.fs.clone();
+        let work = async move { fs.read_directory(Fh(fh.0), offset.saturating_sub(2)).await };
+        self.spawn("readdir", self.limit(), reply, work, move |fs, mut reply, batch: Batch| {
+            for (i, item) in batch.items.iter().enumerate() {
+                let number = fs.ino_of_entry(ino, &item.name, item.kind);
+                let next = batch.offset + i as u64 + 3;
+                if reply.add(INodeNo(number.0), next, to_type(item.kind), item.name.as_os_str()) {
+                    break;
+                }
+            }
+            reply.ok();
+        });
+    }
+
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let ino = Ino(ino.0);
+        let parent = self.fs.parent(ino);
+        for (i, (dot, number)) in [(".", ino), ("..", parent)].into_iter().enumerate() {
+            if offset > i as u64 {
+                continue;
+            }
+            // The kernel takes no reference for these two, and no attributes either.
+            let attr = match self.fs.getattr_now(number) {
+                Some(Ok(e)) => to_attr(number, &e.attr),
+                _ => to_attr(number, &self.fs.blank_dir()),
+            };
+            if reply.add(INodeNo(number.0), i as u64 + 1, dot, &Duration::ZERO, &attr, Generation(0)) {
+                return reply.ok();
+            }
+        }
+        let fs = self.fs.clone();
+        let work = async move { fs.read_directory(Fh(fh.0), offset.saturating_sub(2)).await };
+        self.spawn("readdirplus", self.limit(), reply, work, move |fs, mut reply, batch: Batch| {
+            for (i, item) in batch.items.iter().enumerate() {
+                let next = batch.offset + i as u64 + 3;
+                let Ok(e) = fs.entry_of_item(ino, item, batch.asked) else { continue };
+                let attr = to_attr(e.ino, &e.attr);
+                if reply.add(INodeNo(e.ino.0), next, item.name.as_os_str(), &e.ttl, &attr, Generation(0)) {
+                    break;
+                }
+                fs.looked_up(e.ino);
+            }
+            reply.ok();
+        });
+    }
+
+    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.fs.handles.remove_dir(Fh(fh.0));
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        // Names are in the store when the call that made them returns.
+        reply.ok();
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        const BLOCK: u32 = 128 << 10;
+        let blocks = self.fs.settings.capacity / u64::from(BLOCK);
+        reply.statfs(blocks, blocks, blocks, 1 << 40, 1 << 40, BLOCK, 255, BLOCK);
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let Some(name) = name.to_str().map(str::to_owned) else { return reply.error(Errno::EINVAL) };
+        if !name.starts_with("user.") {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        let (fs, ino, value) = (self.fs.clone(), Ino(ino.0), value.to_vec());
+        let (create, replace) = (flags & libc::XATTR_CREATE != 0, flags & libc::XATTR_REPLACE != 0);
+        let work = async move { fs.setxattr(ino, &name, &value, create, replace).await };
+        self.spawn("setxattr", None, reply, work, |_, reply, ()| reply.ok());
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let Some(name) = name.to_str().map(str::to_owned) else { return reply.error(Errno::ENODATA) };
+        if let Some(e) = self.fs.getxattr_now(&name) {
+            return reply.error(errno(&e));
+        }
+        let (fs, ino) = (self.fs.clone(), Ino(ino.0));
+        let work = async move { fs.getxattr(ino, &name).await };
+        self.spawn("getxattr", self.limit(), reply, work, move |_, reply, value: Vec<u8>| reply_sized(reply, size, &value));
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        match self.fs.listxattr(Ino(ino.0)) {
+            Ok(names) => {
+                let mut list = Vec::new();
+                for name in names {
+                    list.extend_from_slice(name.as_bytes());
+                    list.push(0);
+                }
+                reply_sized(reply, size, &list);
+            }
+            Err(e) => reply.error(errno(&e)),
+        }
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let Some(name) = name.to_str().map(str::to_owned) else { return reply.error(Errno::ENODATA) };
+        let (fs, ino) = (self.fs.clone(), Ino(ino.0));
+        let work = async move { fs.removexattr(ino, &name).await };
+        self.spawn("removexattr", None, reply, work, |_, reply, ()| reply.ok());
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        let work = async move { fs.fallocate(Fh(fh.0), offset, length, mode).await };
+        self.spawn("fallocate", None, reply, work, |_, reply, ()| reply.ok());
+    }
+
+    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let hole = match whence {
+            libc::SEEK_DATA => false,
+            libc::SEEK_HOLE => true,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        let fs = self.fs.clone();
+        let work = async move { fs.seek(Fh(fh.0), offset, hole).await };
+        self.spawn("lseek", self.limit(), reply, work, |_, reply, at: u64| reply.offset(at as i64));
+    }
+}
+
+/// Tells the kernel to drop what it caches.
+pub struct KernelNotifier(pub Notifier);
+
+impl Kernel for KernelNotifier {
+    fn invalidate(&self, ino: Ino) {
+        let _ = self.0.inval_inode(INodeNo(ino.0), 0, 0);
+    }
+
+    fn invalidate_entry(&self, parent: Ino, name: &Name) {
+        let _ = self.0.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name.as_str().as_bytes()));
+    }
+}
