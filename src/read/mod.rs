@@ -2,16 +2,14 @@
 //!
 //! 1. A read is answered from the block cache; what is missing there becomes ranged GETs of adjacent blocks, in
 //!    parallel, each bound to the version that was opened (`If-Match`). Another version is [`Kind::Stale`], for good.
-//! 2. Sequential readers are limited by latency unless enough bytes are on their way: each handle has a [`Pattern`]
+//! 2. Sequential readers are limited by latency unless enough bytes are on their way: each handle has a pattern
 //!    that opens a window, and the engine keeps it filled within what all handles together may have in flight.
 //! 3. Reading ahead must neither starve reads somebody waits for nor break the memory bound: it never waits, for a
 //!    request slot or for memory, and tries again when a GET is done. Reads that are waited for take precedence.
 //! 4. Every read ends within `patience`.
-//!
-//! [`Pattern`]: pattern::Pattern
 
 mod fetch;
-pub mod pattern;
+mod pattern;
 mod reader;
 
 use std::num::NonZeroUsize;
@@ -29,8 +27,9 @@ use tokio::sync::Semaphore;
 use self::fetch::{Run, runs};
 pub use self::reader::Reader;
 use crate::budget::Lease;
-use crate::cache::blocks_of;
-use crate::cache::{BLOCK, BlockCache, CachedObject, Claim, Flight, Found, Landing, Touch, block_cost, block_len};
+use crate::cache::{
+    BLOCK, BlockCache, CachedObject, Claim, Flight, Found, Landing, Touch, block_cost, block_len, blocks_of,
+};
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
 use crate::s3::{ObjectId, ObjectMeta, S3};
@@ -106,9 +105,6 @@ enum Slot {
     Ready(Bytes),
     Wait { flight: Flight, own: bool },
 }
-
-/// Which extra blocks to fetch along with the ones a read misses.
-type Extra = Range<u64>;
 
 impl Reads {
     /// Must be called inside a tokio runtime: fetches run there, whoever asks for them.
@@ -239,7 +235,7 @@ impl Reads {
         cached: &Arc<CachedObject>,
         indexes: Range<u64>,
         touch: Touch,
-        extra: Option<Extra>,
+        extra: Option<Range<u64>>,
         spawn: &mut dyn FnMut(Fetch),
     ) -> (Vec<Slot>, bool) {
         let mut claims = Vec::new();
