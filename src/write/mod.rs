@@ -30,6 +30,8 @@ mod overlay;
 pub mod plan;
 pub mod ranges;
 mod staging;
+mod state;
+mod storing;
 mod stream;
 mod upload;
 mod writer;
