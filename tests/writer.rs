@@ -90,7 +90,8 @@ impl World {
 
     async fn open(&self, name: &str) -> Arc<Writer> {
         let meta = self.s3.head(&key(name), None).await.unwrap();
-        let object = Object { id: ObjectId { key: key(name), etag: meta.etag, version: meta.version }, size: meta.size };
+        let object =
+            Object { id: ObjectId { key: key(name), etag: meta.etag, version: meta.version }, size: meta.size };
         Writer::new(self.io.clone(), key(name), Some(object), NewObject::default(), Condition::None)
     }
 
@@ -266,7 +267,11 @@ async fn any_failing_request_of_a_commit_is_an_error_and_harms_nothing() {
                 t.server.clear_log();
                 t.server.knobs().fail(Rule::new("*", action.clone()).nth(nth));
                 let mut wrote = Ok(());
-                let changes = if streamed { vec![(0, 9 * PAGE + 3)] } else { vec![(10, 5000), (6 * PAGE, PAGE), (12 * PAGE, 300)] };
+                let changes = if streamed {
+                    vec![(0, 9 * PAGE + 3)]
+                } else {
+                    vec![(10, 5000), (6 * PAGE, PAGE), (12 * PAGE, 300)]
+                };
                 for (i, (at, len)) in changes.into_iter().enumerate() {
                     let data = pattern(50 + i as u64, len);
                     for (j, piece) in data.chunks(PAGE as usize).enumerate() {
@@ -335,7 +340,14 @@ async fn concurrent_commits_are_one() {
     let w = t.create("f");
     w.write(0, Bytes::from_static(b"x")).await.unwrap();
     t.server.knobs().set(|b| b.latency = Duration::from_millis(100));
-    let all: Vec<_> = (0..5).map(|_| tokio::spawn({ let w = w.clone(); async move { w.commit().await } })).collect();
+    let all: Vec<_> = (0..5)
+        .map(|_| {
+            tokio::spawn({
+                let w = w.clone();
+                async move { w.commit().await }
+            })
+        })
+        .collect();
     for c in all {
         c.await.unwrap().unwrap();
     }
@@ -343,7 +355,14 @@ async fn concurrent_commits_are_one() {
     // A failure is everybody's.
     w.write(0, Bytes::from_static(b"y")).await.unwrap();
     t.server.knobs().fail(Rule::new("PutObject", Action::Status(403, "AccessDenied".into())));
-    let all: Vec<_> = (0..5).map(|_| tokio::spawn({ let w = w.clone(); async move { w.commit().await } })).collect();
+    let all: Vec<_> = (0..5)
+        .map(|_| {
+            tokio::spawn({
+                let w = w.clone();
+                async move { w.commit().await }
+            })
+        })
+        .collect();
     for c in all {
         assert_eq!(c.await.unwrap().unwrap_err().kind(), Kind::Denied);
     }

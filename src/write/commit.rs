@@ -20,7 +20,7 @@ use crate::s3::{Condition, Directive, NewObject, ObjectId, Part, Payload, Source
 use super::overlay::{PAGE, Piece};
 use super::ranges::RangeSet;
 use super::stream::Stream;
-use super::upload::{Upload, base_error, broken};
+use super::upload::{Upload, Write, base_error, broken};
 use super::{Committed, Plan, PlannedPart, Writes, plan};
 
 /// Where the frozen bytes of a range are.
@@ -69,12 +69,8 @@ async fn attributes(io: &Arc<Writes>, job: &Job) -> Result<Option<Stored>> {
     }
     let directive = Directive::Replace { object: job.object.clone(), tags: true };
     let source = Source::of(&base.id);
-    let copied = io
-        .conditional(&job.key, Some(base), job.condition.clone(), async |c| {
-            io.s3.copy(&source, &job.key, &directive, &c).await
-        })
-        .await;
-    io.progressed();
+    let write = Write::Copy(&source, &directive);
+    let copied = io.conditional(&job.key, Some(base), job.condition.clone(), write).await;
     match copied {
         Ok(stored) => Ok(Some(stored)),
         Err(e) if e.kind() == Kind::Unsupported => Ok(None),
@@ -110,12 +106,8 @@ async fn put(io: &Arc<Writes>, job: &Job) -> Result<Stored> {
     if job.stop.is_cancelled() {
         return Err(stopped());
     }
-    let stored = io
-        .conditional(&job.key, job.base.as_ref(), job.condition.clone(), async |c| {
-            io.s3.put(&job.key, payload.clone(), &job.object, &c).await
-        })
-        .await?;
-    io.progressed();
+    let write = Write::Put(&payload, &job.object);
+    let stored = io.conditional(&job.key, job.base.as_ref(), job.condition.clone(), write).await?;
     remember(io, &committed(job, stored.clone()).object, &payload);
     Ok(stored)
 }

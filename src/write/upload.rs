@@ -15,7 +15,7 @@ use crate::budget::Lease;
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
 use crate::read::Object;
-use crate::s3::{Condition, NewObject, Part, Payload, Stored};
+use crate::s3::{Condition, Directive, NewObject, Part, Payload, Source, Stored};
 
 use super::overlay::{Origin, Piece};
 use super::{OnConflict, Writes, staging};
@@ -56,12 +56,7 @@ impl Upload {
             return Err(Error::new(Kind::Io, what).with_key(&self.key));
         }
         let id = self.id().await?;
-        let stored = self
-            .io
-            .conditional(&self.key, base, condition, async |c| {
-                self.io.s3.complete_upload(&self.key, id, parts, &c).await
-            })
-            .await?;
+        let stored = self.io.conditional(&self.key, base, condition, Write::Complete(id, parts)).await?;
         self.complete.store(true, Ordering::Relaxed);
         Ok(stored)
     }
@@ -85,14 +80,31 @@ impl Drop for Upload {
     }
 }
 
+/// The three requests that make an object appear.
+pub(super) enum Write<'a> {
+    Put(&'a Payload, &'a NewObject),
+    Copy(&'a Source, &'a Directive),
+    Complete(&'a str, &'a [Part]),
+}
+
 impl Writes {
-    /// Makes a write conditional in the way this store can.
+    async fn write_once(&self, key: &Key, write: &Write<'_>, condition: &Condition) -> Result<Stored> {
+        let done = match write {
+            Write::Put(payload, object) => self.s3.put(key, (*payload).clone(), object, condition).await,
+            Write::Copy(source, directive) => self.s3.copy(source, key, directive, condition).await,
+            Write::Complete(id, parts) => self.s3.complete_upload(key, id, parts, condition).await,
+        };
+        self.progressed();
+        done
+    }
+
+    /// Makes an object appear, subject to `condition` in the way this store can.
     pub(super) async fn conditional(
         &self,
         key: &Key,
         base: Option<&Object>,
         condition: Condition,
-        write: impl AsyncFn(Condition) -> Result<Stored>,
+        write: Write<'_>,
     ) -> Result<Stored> {
         let condition = match (condition, base) {
             (Condition::None, Some(b)) if self.settings.on_conflict == OnConflict::Fail => {
@@ -101,17 +113,17 @@ impl Writes {
             (c, _) => c,
         };
         if condition == Condition::None {
-            return write(condition).await;
+            return self.write_once(key, &write, &condition).await;
         }
         if self.settings.conditional_puts {
-            match write(condition.clone()).await {
+            match self.write_once(key, &write, &condition).await {
                 // The store has no conditional writes after all.
                 Err(e) if e.kind() == Kind::Unsupported => {}
                 done => return done,
             }
         }
         self.look(key, &condition).await?;
-        write(Condition::None).await
+        self.write_once(key, &write, &Condition::None).await
     }
 
     /// A HEAD in place of a condition: as near as a store without conditional writes allows.

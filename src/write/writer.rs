@@ -23,7 +23,6 @@ use crate::s3::{Condition, NewObject};
 use super::layers::Layer;
 use super::overlay::{Origin, Piece};
 use super::state::{Data, Next, State};
-use super::stream::Stream;
 use super::upload::base_error;
 use super::{Writes, staging};
 
