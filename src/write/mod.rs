@@ -1,1 +1,260 @@
-//! placeholder
+//! The write side: what applications wrote, kept until it is stored, and stored with as few requests and bytes as the
+//! store's limits allow.
+//!
+//! 1. A file is a base (the object it started from, or nothing) under a stack of layers of written bytes
+//!    ([`layers`]), so that a write arriving while a commit runs survives it, whichever way the commit ends.
+//! 2. Only what changed is sent; the store copies the rest ([`plan`]).
+//! 3. Nothing replaces the old object before every byte of the new one is at the store and counted ([`commit`]).
+//! 4. A large file that is written in order is sent while it is written ([`stream`]), in bounded memory.
+//! 5. Memory is leased from the one budget and never more than half of it, so that uploads and reads always find
+//!    some; the rest goes to an unlinked file in `staging_dir` ([`staging`]), whose errors are errors of the write.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
+
+use crate::budget::{Budget, Lease};
+use crate::error::{Error, Kind, Result};
+use crate::read::{Object, Reads};
+use crate::s3::{S3, Stored};
+
+mod commit;
+mod layers;
+mod overlay;
+pub mod plan;
+pub mod ranges;
+mod staging;
+mod state;
+mod storing;
+mod stream;
+mod upload;
+mod writer;
+
+pub use plan::{Plan, PlannedPart, plan};
+pub use writer::Writer;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// What the store allows; every plan keeps to it. Bytes, except `max_parts`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Smallest part that is not the last.
+    pub min_part: u64,
+    /// Largest part, and largest plain PUT.
+    pub max_part: u64,
+    /// Parts of one upload.
+    pub max_parts: u32,
+    /// Part size aimed at; grows where `max_parts` asks for it.
+    pub part_size: u64,
+    /// Largest object.
+    pub max_object: u64,
+    /// Largest plain PUT we use.
+    pub single_put: u64,
+    /// Whether the store has UploadPartCopy.
+    pub part_copy: bool,
+    /// Whether the store wants all parts but the last to be of one size.
+    pub equal_parts: bool,
+}
+
+impl Default for Limits {
+    /// The limits that every store known to us shares.
+    fn default() -> Self {
+        Limits {
+            min_part: 5 * MIB,
+            max_part: 5 * GIB,
+            max_parts: 10_000,
+            part_size: 8 * MIB,
+            max_object: 5 << 40,
+            single_put: 16 * MIB,
+            part_copy: true,
+            equal_parts: false,
+        }
+    }
+}
+
+/// What a commit does when somebody else stored a newer version since the file was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnConflict {
+    /// The last writer wins, as on any shared directory.
+    #[default]
+    Overwrite,
+    /// The commit fails with [`Kind::Conflict`].
+    Fail,
+}
+
+#[derive(Clone, Debug)]
+pub struct WriteSettings {
+    pub limits: Limits,
+    /// Bytes written in order from 0 after which a new file is sent while it is written.
+    pub stream_after: u64,
+    /// Parts in flight, over all files.
+    pub max_uploads: usize,
+    /// Directory of the unlinked files that take over when memory is short.
+    pub staging_dir: PathBuf,
+    /// Bytes of one file kept in memory before staging is used; a file that may yet be streamed keeps more.
+    pub memory_per_file: usize,
+    /// Longest wait without any progress.
+    pub patience: Duration,
+    pub on_conflict: OnConflict,
+    /// Whether the store honours `If-Match` and `If-None-Match` on writes. Without it a HEAD just before the write
+    /// takes their place.
+    pub conditional_puts: bool,
+}
+
+impl Default for WriteSettings {
+    fn default() -> Self {
+        WriteSettings {
+            limits: Limits::default(),
+            stream_after: 64 * MIB,
+            max_uploads: 8,
+            staging_dir: std::env::temp_dir(),
+            memory_per_file: 32 << 20,
+            patience: Duration::from_secs(60),
+            on_conflict: OnConflict::default(),
+            conditional_puts: true,
+        }
+    }
+}
+
+/// What a successful commit made.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    pub object: Object,
+    pub stored: Stored,
+}
+
+/// The write engine: one per mount.
+pub struct Writes {
+    s3: S3,
+    reads: Arc<Reads>,
+    budget: Arc<Budget>,
+    settings: WriteSettings,
+    rooms: Rooms,
+    /// Parts in flight.
+    uploads: Arc<Semaphore>,
+    /// Parts being gathered from the base or from staging: each may hold a lease while the block cache wants one for
+    /// the same bytes, so there are only as many as fit into the budget together.
+    gathers: Arc<Semaphore>,
+    /// Requests finished so far: a wait goes on as long as this moves.
+    progress: AtomicU64,
+    /// Uploads and aborts that run on their own.
+    tasks: TaskTracker,
+    runtime: Handle,
+}
+
+impl Writes {
+    /// Must be called inside the tokio runtime that uploads are to run on.
+    pub fn new(s3: S3, reads: Arc<Reads>, budget: Arc<Budget>, settings: WriteSettings) -> Arc<Writes> {
+        let uploads = settings.max_uploads.clamp(1, Semaphore::MAX_PERMITS);
+        let part = usize::try_from(settings.limits.part_size).unwrap_or(usize::MAX).max(1);
+        let gathers = (budget.limit() / part.saturating_mul(8)).clamp(1, uploads);
+        Arc::new(Writes {
+            rooms: Rooms { budget: budget.clone(), used: Arc::default() },
+            s3,
+            reads,
+            budget,
+            settings,
+            uploads: Arc::new(Semaphore::new(uploads)),
+            gathers: Arc::new(Semaphore::new(gathers)),
+            progress: AtomicU64::new(0),
+            tasks: TaskTracker::new(),
+            runtime: Handle::current(),
+        })
+    }
+
+    pub fn settings(&self) -> &WriteSettings {
+        &self.settings
+    }
+
+    /// Bytes of memory that written and not yet stored bytes hold, over all files.
+    pub fn memory(&self) -> usize {
+        self.rooms.used.load(Ordering::Relaxed)
+    }
+
+    /// Waits until uploads that run on their own, and aborts, are through; false when `patience` passed first.
+    pub async fn drain(&self, patience: Duration) -> bool {
+        self.tasks.close();
+        let done = tokio::time::timeout(patience, self.tasks.wait()).await.is_ok();
+        self.tasks.reopen();
+        done
+    }
+
+    fn progressed(&self) {
+        self.progress.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Waits for `f` as long as requests get done; [`Kind::Timeout`] after `patience` without any.
+    async fn patient<T>(&self, what: &str, f: impl Future<Output = T>) -> Result<T> {
+        tokio::pin!(f);
+        loop {
+            let before = self.progress.load(Ordering::Relaxed);
+            if let Ok(done) = tokio::time::timeout(self.settings.patience, &mut f).await {
+                return Ok(done);
+            }
+            if self.progress.load(Ordering::Relaxed) == before {
+                return Err(Error::new(Kind::Timeout, format!("wait for {what}")));
+            }
+        }
+    }
+
+    async fn permit(&self, of: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit> {
+        self.patient(what, of.clone().acquire_owned())
+            .await?
+            .map_err(|_| Error::new(Kind::Io, format!("wait for {what}: shutting down")))
+    }
+}
+
+/// Where layers get their memory.
+#[derive(Clone)]
+struct Rooms {
+    budget: Arc<Budget>,
+    used: Arc<AtomicUsize>,
+}
+
+/// Memory of one page; given back when dropped.
+struct Room {
+    lease: Lease,
+    used: Arc<AtomicUsize>,
+}
+
+impl Rooms {
+    /// `None` when written bytes would hold more than half of the budget, or the budget is used up.
+    fn take(&self, bytes: usize) -> Option<Room> {
+        let half = self.budget.limit() / 2;
+        self.used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |u| u.checked_add(bytes).filter(|n| *n <= half))
+            .ok()?;
+        match self.budget.try_lease(bytes) {
+            Some(lease) => Some(Room { lease, used: self.used.clone() }),
+            None => {
+                self.used.fetch_sub(bytes, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+}
+
+impl Room {
+    fn bytes(&self) -> usize {
+        self.lease.bytes()
+    }
+
+    /// Takes `other` into this room.
+    fn merge(&mut self, mut other: Room) {
+        let bytes = other.lease.bytes();
+        self.lease.merge(other.lease.split(bytes));
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.lease.bytes(), Ordering::Relaxed);
+    }
+}

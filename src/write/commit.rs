@@ -1,0 +1,254 @@
+//! Storing a snapshot of a file as one object.
+//!
+//! 1. Nothing is visible before everything is there: the object appears with its one PUT or with the completion of
+//!    its upload, whose parts are counted first.
+//! 2. Never the whole file in memory: a part is gathered when its turn to be sent has come.
+//! 3. Any error ends the whole attempt and aborts the upload. The old object is what it was.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Kind, Result};
+use crate::key::Key;
+use crate::read::Object;
+use crate::s3::{Condition, Directive, NewObject, ObjectId, Part, Payload, Source, Stored};
+
+use super::overlay::{PAGE, Piece};
+use super::ranges::RangeSet;
+use super::stream::Stream;
+use super::upload::{Upload, Write, base_error, broken};
+use super::{Committed, Plan, PlannedPart, Writes, plan};
+
+/// Where the frozen bytes of a range are.
+pub(super) type Frozen = Arc<dyn Fn(Range<u64>) -> Vec<Piece> + Send + Sync>;
+
+/// A frozen state of a file.
+pub(super) struct Job {
+    pub key: Key,
+    pub base: Option<Object>,
+    /// Bytes of the base that are still part of the file.
+    pub visible: u64,
+    pub dirty: RangeSet,
+    pub size: u64,
+    pub object: NewObject,
+    pub condition: Condition,
+    pub stream: Option<Stream>,
+    pub frozen: Frozen,
+    /// Ends the sending of parts.
+    pub stop: CancellationToken,
+}
+
+/// Above this, single copies are known to run into time-outs.
+const SINGLE_COPY: u64 = 1 << 30;
+
+pub(super) async fn store(io: &Arc<Writes>, job: &Job) -> Result<Committed> {
+    let stored = match attributes(io, job).await? {
+        Some(stored) => stored,
+        None => bytes(io, job).await?,
+    };
+    Ok(committed(job, stored))
+}
+
+fn committed(job: &Job, stored: Stored) -> Committed {
+    let id = ObjectId { key: job.key.clone(), etag: stored.etag.clone(), version: stored.version.clone() };
+    Committed { object: Object { id, size: job.size }, stored }
+}
+
+/// When only headers changed, the store copies the object onto itself. `None`: there is more to do.
+async fn attributes(io: &Arc<Writes>, job: &Job) -> Result<Option<Stored>> {
+    let limits = &io.settings.limits;
+    let Some(base) = &job.base else { return Ok(None) };
+    let same = job.dirty.is_empty() && job.visible == base.size && job.size == base.size && job.size > 0;
+    let one_copy = job.size <= SINGLE_COPY || !limits.part_copy && job.size <= limits.max_part;
+    if !same || !one_copy || base.id.key != job.key {
+        return Ok(None);
+    }
+    let directive = Directive::Replace { object: job.object.clone(), tags: true };
+    let source = Source::of(&base.id);
+    let write = Write::Copy(&source, &directive);
+    let copied = io.conditional(&job.key, Some(base), job.condition.clone(), write).await;
+    match copied {
+        Ok(stored) => Ok(Some(stored)),
+        Err(e) if e.kind() == Kind::Unsupported => Ok(None),
+        Err(e) => Err(base_error(e, base)),
+    }
+}
+
+async fn bytes(io: &Arc<Writes>, job: &Job) -> Result<Stored> {
+    let planned = match &job.stream {
+        Some(stream) => return finish(io, job, stream).await,
+        None => {
+            let dirty: Vec<_> = job.dirty.iter().collect();
+            plan(job.base.as_ref().map(|_| job.visible), &dirty, job.size, &io.settings.limits)
+        }
+    };
+    match planned.map_err(|e| e.with_key(&job.key))? {
+        Plan::Put => put(io, job).await,
+        Plan::Parts(parts) => {
+            let upload = Upload::new(io.clone(), job.key.clone(), job.object.clone());
+            let parts = parts.into_iter().zip(1..).map(|(p, n)| (n, p)).collect();
+            let done = send_parts(io, job, &upload, parts).await?;
+            upload.complete(&done, job.size, job.base.as_ref(), job.condition.clone()).await
+        }
+    }
+}
+
+async fn put(io: &Arc<Writes>, job: &Job) -> Result<Stored> {
+    let _permit = io.permit(&io.uploads, "an upload slot").await?;
+    let (payload, _lease) = io.gather(job.base.as_ref(), &(job.frozen)(0..job.size)).await?;
+    if payload.len() != job.size {
+        return Err(broken("wrong length").with_key(&job.key));
+    }
+    if job.stop.is_cancelled() {
+        return Err(stopped());
+    }
+    let write = Write::Put(&payload, &job.object);
+    let stored = io.conditional(&job.key, job.base.as_ref(), job.condition.clone(), write).await?;
+    remember(io, &committed(job, stored.clone()).object, &payload);
+    Ok(stored)
+}
+
+/// Reading back what was just written costs no request.
+fn remember(io: &Writes, object: &Object, payload: &Payload) {
+    let block = PAGE as usize;
+    let whole = payload.0.split_last().is_none_or(|(_, most)| most.iter().all(|b| b.len() == block));
+    if whole {
+        for (bytes, n) in payload.0.iter().zip(0..) {
+            io.reads.remember(object, n * PAGE, bytes);
+        }
+        return;
+    }
+    // Ragged pieces are put together block by block.
+    let mut offset = 0;
+    let mut open = BytesMut::new();
+    for bytes in &payload.0 {
+        let mut rest: &Bytes = bytes;
+        let mut part;
+        while !rest.is_empty() {
+            let n = rest.len().min(block - open.len());
+            open.extend_from_slice(&rest[..n]);
+            part = rest.slice(n..);
+            rest = &part;
+            if open.len() == block {
+                io.reads.remember(object, offset, &open.split().freeze());
+                offset += PAGE;
+            }
+        }
+    }
+    if !open.is_empty() {
+        io.reads.remember(object, offset, &open.freeze());
+    }
+}
+
+fn stopped() -> Error {
+    Error::new(Kind::Io, "store object: the file was deleted")
+}
+
+/// Sends the parts in parallel; the first error ends them all.
+async fn send_parts(
+    io: &Arc<Writes>,
+    job: &Job,
+    upload: &Arc<Upload>,
+    parts: Vec<(u32, PlannedPart)>,
+) -> Result<Vec<Part>> {
+    // Before any part: one request tells whether the store lets us write at all.
+    upload.id().await?;
+    let mut running: JoinSet<Result<Part>> = JoinSet::new();
+    let mut done = Vec::with_capacity(parts.len());
+    let mut parts = parts.into_iter();
+    let mut next = parts.next();
+    // Dropping `running` on an early return stops what is under way.
+    loop {
+        // Only as many tasks as may send at a time; the wait for a permit goes on while parts finish.
+        let joined = if running.len() < io.settings.max_uploads.max(1) && next.is_some() {
+            tokio::select! {
+                biased;
+                () = job.stop.cancelled() => return Err(stopped()),
+                joined = running.join_next(), if !running.is_empty() => joined,
+                permit = io.permit(&io.uploads, "an upload slot") => {
+                    let permit = permit?;
+                    if let Some((number, part)) = next.take() {
+                        let (io, upload, base, frozen) = (io.clone(), upload.clone(), job.base.clone(), job.frozen.clone());
+                        running.spawn(async move {
+                            let _permit = permit;
+                            let done = one_part(&io, &upload, base.as_ref(), &frozen, number, part).await;
+                            drop(upload);
+                            io.progressed();
+                            done
+                        });
+                    }
+                    next = parts.next();
+                    continue;
+                }
+            }
+        } else if running.is_empty() {
+            break;
+        } else {
+            tokio::select! {
+                biased;
+                () = job.stop.cancelled() => return Err(stopped()),
+                joined = io.patient("uploads", running.join_next()) => joined?,
+            }
+        };
+        match joined {
+            Some(Ok(part)) => done.push(part?),
+            Some(Err(_)) => return Err(broken("an upload task died").with_key(&job.key)),
+            None => {}
+        }
+    }
+    done.sort_by_key(|p: &Part| p.number);
+    Ok(done)
+}
+
+async fn one_part(
+    io: &Arc<Writes>,
+    upload: &Upload,
+    base: Option<&Object>,
+    frozen: &Frozen,
+    number: u32,
+    part: PlannedPart,
+) -> Result<Part> {
+    let id = upload.id().await?;
+    let size = part.range().end - part.range().start;
+    match part {
+        PlannedPart::Put(range) => {
+            let (payload, _lease) = io.gather(base, &frozen(range)).await?;
+            if payload.len() != size {
+                return Err(broken("wrong length of a part").with_key(&upload.key));
+            }
+            io.s3.upload_part(&upload.key, id, number, payload).await
+        }
+        PlannedPart::Copy(range) => {
+            let Some(base) = base else { return Err(broken("copy without a base")) };
+            let source = Source::of(&base.id);
+            io.s3.copy_part(&upload.key, id, number, &source, Some(range), size).await.map_err(|e| base_error(e, base))
+        }
+    }
+}
+
+/// Completes a streamed upload: the held-back first part and the tail are still to be sent.
+async fn finish(io: &Arc<Writes>, job: &Job, stream: &Stream) -> Result<Stored> {
+    let mut rest = vec![(1, PlannedPart::Put(0..stream.shipped.start))];
+    let (mut at, mut number) = (stream.shipped.end, stream.next);
+    while at < job.size {
+        if number > io.settings.limits.max_parts {
+            return Err(Error::new(Kind::TooLarge, "store object: more parts than the store takes").with_key(&job.key));
+        }
+        let end = (at + stream.layout.size(number)).min(job.size);
+        rest.push((number, PlannedPart::Put(at..end)));
+        (at, number) = (end, number + 1);
+    }
+    let mut parts = send_parts(io, job, &stream.upload, rest).await?;
+    let sent = tokio::select! {
+        biased;
+        () = job.stop.cancelled() => return Err(stopped()),
+        sent = stream.settle(io) => sent?,
+    };
+    parts.extend(sent);
+    parts.sort_by_key(|p| p.number);
+    stream.upload.complete(&parts, job.size, None, job.condition.clone()).await
+}

@@ -1,0 +1,167 @@
+//! When a file is stored: freezing what is there, and what becomes of it when the store has answered.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Kind, Result};
+use crate::s3::Condition;
+
+use super::commit::{self, Job};
+use super::layers::{self, Layer};
+use super::{Committed, Writer};
+
+impl Writer {
+    /// Stores everything; `None` when nothing was dirty. Concurrent calls are one commit.
+    ///
+    /// A failure aborts the upload, leaves the old object as it was and is remembered; what was written stays, so that
+    /// a later call can succeed, unless the file was streamed.
+    pub async fn commit(&self) -> Result<Option<Committed>> {
+        let (seen, generation) = {
+            let s = self.state.lock();
+            (s.ended, s.generation)
+        };
+        let _committing = self.io.patient("another commit", self.committing.lock()).await?;
+        {
+            let s = self.state.lock();
+            // One ran while we waited, and it had all that we would store: its failure is ours.
+            if s.ended != seen
+                && s.last_frozen >= generation
+                && let Some(e) = &s.failed
+            {
+                return Err(e.clone());
+            }
+        }
+        let mut last = None;
+        // A streamed upload carries the headers of its beginning: if they changed, a second round sets them.
+        for _ in 0..2 {
+            let Some(job) = self.freeze().await? else { break };
+            let stale = job.stream.as_ref().is_some_and(|s| s.upload.object != job.object);
+            let frozen = Running { writer: self, ended: false };
+            let done = commit::store(&self.io, &job).await;
+            last = Some(frozen.end(job, done, stale)?);
+            if !stale {
+                break;
+            }
+        }
+        Ok(last)
+    }
+
+    /// Freezes the layers for a commit; `None` when there is nothing to store.
+    async fn freeze(&self) -> Result<Option<Job>> {
+        let _gate = self.gate().await?;
+        let mut s = self.state.lock();
+        if s.unlinked {
+            return Ok(None);
+        }
+        s.check()?;
+        if !s.dirty() {
+            return Ok(None);
+        }
+        let stop = CancellationToken::new();
+        s.running = Some((s.generation, stop.clone()));
+        for layer in &mut s.layers {
+            layer.overlay.freeze();
+        }
+        let (n, size, base) = (s.layers.len(), s.size, s.base_size());
+        s.layers.push(Layer::new(size));
+        let state = self.state.clone();
+        let frozen = move |range: Range<u64>| {
+            let mut out = Vec::new();
+            // The commit lock is held: the frozen layers stay what and where they are.
+            layers::collect(&state.lock().layers[..n], base, range, &mut out);
+            out
+        };
+        s.touched = true;
+        Ok(Some(Job {
+            key: s.key.clone(),
+            base: s.base.clone(),
+            visible: layers::visible(&s.layers[..n], base),
+            dirty: layers::dirty(&s.layers[..n]),
+            size,
+            object: s.object.clone(),
+            condition: s.condition.clone(),
+            stream: s.stream.take(),
+            frozen: Arc::new(frozen),
+            stop,
+        }))
+    }
+
+    /// The file was deleted: ends the upload; nothing will be stored any more. Handles go on with what is here.
+    ///
+    /// When it returns no request of this writer is on its way that could bring the object back, unless `patience`
+    /// passed.
+    pub async fn unlink(&self) {
+        let stop = {
+            let mut s = self.state.lock();
+            s.unlinked = true;
+            s.stream = None;
+            s.running.as_ref().map(|(_, stop)| stop.clone())
+        };
+        if let Some(stop) = stop {
+            stop.cancel();
+        }
+        if let Err(e) = self.io.patient("the last upload", self.committing.lock()).await {
+            tracing::warn!("delete of a file that is being stored: {e}");
+        }
+    }
+}
+
+/// A running commit: whichever way its future ends, the state learns of it.
+struct Running<'a> {
+    writer: &'a Writer,
+    ended: bool,
+}
+
+impl Running<'_> {
+    /// `stale`: the stored object does not carry the headers of `job` yet.
+    fn end(mut self, job: Job, done: Result<Committed>, stale: bool) -> Result<Committed> {
+        self.ended = true;
+        let mut s = self.writer.state.lock();
+        let generation = s.running.take().map_or(s.generation, |(g, _)| g);
+        s.ended += 1;
+        s.last_frozen = generation;
+        match done {
+            Ok(committed) => {
+                // All but the layer that was pushed when the others froze.
+                let top = s.layers.pop().unwrap_or_else(|| Layer::new(job.size));
+                s.layers.clear();
+                s.layers.push(top);
+                s.base = Some(committed.object.clone());
+                s.condition = Condition::None;
+                s.failed = None;
+                s.stored = if stale { s.stored } else { generation };
+                Ok(committed)
+            }
+            Err(e) => {
+                let e = if e.key().is_none() { e.with_key(&job.key) } else { e };
+                if job.stream.is_some() {
+                    tracing::error!("the bytes of {:?} written so far are lost: {e}", job.key);
+                    s.lost = true;
+                }
+                s.failed = Some(e.clone());
+                s.thaw();
+                Err(e)
+            }
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let mut s = self.writer.state.lock();
+        if let Some((generation, _)) = s.running.take() {
+            s.ended += 1;
+            s.last_frozen = generation;
+        }
+        // The job, and a stream in it, went with the future.
+        let sent = s.layers.iter().any(|l| !l.shipped.is_empty());
+        s.lost |= sent;
+        s.failed = Some(Error::new(Kind::Io, "store object: interrupted").with_key(&s.key));
+        s.thaw();
+    }
+}

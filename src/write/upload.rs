@@ -1,0 +1,201 @@
+//! One multipart upload, and the gathering of the bytes of its parts.
+//!
+//! 1. An upload that nobody completes costs storage for ever: whichever way an [`Upload`] is dropped before it is
+//!    complete, it is aborted, after the last of its parts has come to rest.
+//! 2. The bytes of a part come from memory, staging, the base or nowhere. Memory for what has to be fetched is leased
+//!    before it is fetched, and only a few parts are gathered at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::OnceCell;
+
+use crate::budget::Lease;
+use crate::error::{Error, Kind, Result};
+use crate::key::Key;
+use crate::read::Object;
+use crate::s3::{Condition, Directive, NewObject, Part, Payload, Source, Stored};
+
+use super::overlay::{Origin, Piece};
+use super::{OnConflict, Writes, staging};
+
+static ZEROS: [u8; 128 << 10] = [0; 128 << 10];
+
+/// A multipart upload, created by its first part.
+pub(super) struct Upload {
+    io: Arc<Writes>,
+    pub key: Key,
+    /// What the upload was, or will be, created with.
+    pub object: NewObject,
+    id: OnceCell<String>,
+    complete: AtomicBool,
+}
+
+impl Upload {
+    pub fn new(io: Arc<Writes>, key: Key, object: NewObject) -> Arc<Upload> {
+        Arc::new(Upload { io, key, object, id: OnceCell::new(), complete: AtomicBool::new(false) })
+    }
+
+    pub async fn id(&self) -> Result<&str> {
+        let id = self.id.get_or_try_init(|| self.io.s3.create_upload(&self.key, &self.object)).await?;
+        Ok(id)
+    }
+
+    /// `parts` in order; their sizes must add up to `size`.
+    pub async fn complete(
+        &self,
+        parts: &[Part],
+        size: u64,
+        base: Option<&Object>,
+        condition: Condition,
+    ) -> Result<Stored> {
+        let sum: u64 = parts.iter().map(|p| p.size).sum();
+        if sum != size || parts.iter().zip(1..).any(|(p, n)| p.number != n) {
+            let what = format!("complete upload: parts hold {sum} bytes of {size}");
+            return Err(Error::new(Kind::Io, what).with_key(&self.key));
+        }
+        let id = self.id().await?;
+        let stored = self.io.conditional(&self.key, base, condition, Write::Complete(id, parts)).await?;
+        self.complete.store(true, Ordering::Relaxed);
+        Ok(stored)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if *self.complete.get_mut() {
+            return;
+        }
+        let Some(id) = self.id.take() else { return };
+        let (io, key) = (self.io.clone(), self.key.clone());
+        let patience = io.settings.patience;
+        self.io.runtime.spawn(self.io.tasks.track_future(async move {
+            match tokio::time::timeout(patience, io.s3.abort_upload(&key, &id)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => tracing::warn!("an upload was left behind: {e}"),
+                Err(_) => tracing::warn!("an upload of {key:?} was left behind: the abort timed out"),
+            }
+        }));
+    }
+}
+
+/// The three requests that make an object appear.
+pub(super) enum Write<'a> {
+    Put(&'a Payload, &'a NewObject),
+    Copy(&'a Source, &'a Directive),
+    Complete(&'a str, &'a [Part]),
+}
+
+impl Writes {
+    async fn write_once(&self, key: &Key, write: &Write<'_>, condition: &Condition) -> Result<Stored> {
+        let done = match write {
+            Write::Put(payload, object) => self.s3.put(key, (*payload).clone(), object, condition).await,
+            Write::Copy(source, directive) => self.s3.copy(source, key, directive, condition).await,
+            Write::Complete(id, parts) => self.s3.complete_upload(key, id, parts, condition).await,
+        };
+        self.progressed();
+        done
+    }
+
+    /// Makes an object appear, subject to `condition` in the way this store can.
+    pub(super) async fn conditional(
+        &self,
+        key: &Key,
+        base: Option<&Object>,
+        condition: Condition,
+        write: Write<'_>,
+    ) -> Result<Stored> {
+        let condition = match (condition, base) {
+            (Condition::None, Some(b)) if self.settings.on_conflict == OnConflict::Fail => {
+                Condition::Match(b.id.etag.clone())
+            }
+            (c, _) => c,
+        };
+        if condition == Condition::None {
+            return self.write_once(key, &write, &condition).await;
+        }
+        if self.settings.conditional_puts {
+            match self.write_once(key, &write, &condition).await {
+                // The store has no conditional writes after all.
+                Err(e) if e.kind() == Kind::Unsupported => {}
+                done => return done,
+            }
+        }
+        self.look(key, &condition).await?;
+        self.write_once(key, &write, &Condition::None).await
+    }
+
+    /// A HEAD in place of a condition: as near as a store without conditional writes allows.
+    async fn look(&self, key: &Key, condition: &Condition) -> Result<()> {
+        let there = match self.s3.head(key, None).await {
+            Ok(meta) => Some(meta.etag),
+            Err(e) if e.kind() == Kind::NotFound => None,
+            Err(e) => return Err(e),
+        };
+        let kind = match (condition, there) {
+            (Condition::Absent, Some(_)) => Kind::Exists,
+            (Condition::Match(etag), there) if there.as_ref() != Some(etag) => Kind::Conflict,
+            _ => return Ok(()),
+        };
+        Err(Error::new(kind, "store object: another version is there").with_key(key))
+    }
+
+    /// The bytes of `pieces` in order, and the memory that what was fetched takes.
+    pub(super) async fn gather(&self, base: Option<&Object>, pieces: &[Piece]) -> Result<(Payload, Option<Lease>)> {
+        let fetched: u64 = pieces
+            .iter()
+            .filter(|p| matches!(p.from, Origin::Staged(_) | Origin::Base))
+            .map(|p| p.range.end - p.range.start)
+            .sum();
+        let mut lease = None;
+        let _permit = if fetched > 0 {
+            let permit = self.permit(&self.gathers, "an upload slot").await?;
+            // A part that is larger than the budget could never be leased: it is let through with a part of it.
+            let bytes = usize::try_from(fetched).unwrap_or(usize::MAX).min(self.budget.limit() / 4).max(1);
+            lease = Some(self.patient("memory", self.budget.lease(bytes, self.settings.patience)).await??);
+            Some(permit)
+        } else {
+            None
+        };
+        let mut out = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let len = piece.range.end - piece.range.start;
+            match &piece.from {
+                Origin::Memory(bytes) => out.push(bytes.clone()),
+                Origin::Zero => {
+                    let mut left = len;
+                    while left > 0 {
+                        let n = left.min(ZEROS.len() as u64);
+                        out.push(Bytes::from_static(&ZEROS[..n as usize]));
+                        left -= n;
+                    }
+                }
+                Origin::Staged(file) => out.push(staging::read(file, piece.range.clone()).await?),
+                Origin::Base => {
+                    let Some(object) = base else { return Err(broken("base bytes without a base")) };
+                    let bytes =
+                        self.reads.range(object, piece.range.clone()).await.map_err(|e| base_error(e, object))?;
+                    if bytes.len() as u64 != len {
+                        return Err(broken("base bytes are missing").with_key(&object.id.key));
+                    }
+                    out.push(bytes);
+                }
+                Origin::Shipped => return Err(broken("bytes were sent already")),
+            }
+        }
+        Ok((Payload(out), lease))
+    }
+}
+
+pub(super) fn broken(what: &str) -> Error {
+    Error::new(Kind::Io, format!("store object: {what}"))
+}
+
+/// What the failure to get at the base means for the write that needs it.
+pub(super) fn base_error(e: Error, base: &Object) -> Error {
+    match e.kind() {
+        Kind::Stale | Kind::NotFound => e.with_kind(Kind::Conflict).with_key(&base.id.key),
+        _ => e,
+    }
+}

@@ -1,0 +1,436 @@
+//! One file that is being written: what its handles share.
+//!
+//! 1. What is in memory is answered at once, under one short lock (`state`). What has to wait for the disk does so
+//!    outside of it, holding `gate`, which keeps other changes out meanwhile; nobody waits for the network there.
+//! 2. A commit (`committing`) uploads frozen layers while writes go on above them. Concurrent commits are one.
+//! 3. While a new file is streamed, bytes that were sent are no longer here: whoever wants to read or change them makes
+//!    the upload complete first and goes on with the result as the base.
+//! 4. A failed commit is remembered until one succeeds; what was written stays, so that the next one can. Only a
+//!    failed stream is lost for good, because the bytes it sent are gone.
+//!
+//! Lock order: `committing`, then `gate`, then `state`. `state` is never held across an await.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+
+use crate::error::{Error, Kind, Result};
+use crate::key::Key;
+use crate::read::Object;
+use crate::s3::{Condition, NewObject};
+
+use super::layers::Layer;
+use super::overlay::{Origin, Piece};
+use super::state::{Data, Next, State};
+use super::upload::base_error;
+use super::{Writes, staging};
+
+/// How often a read starts anew because a commit replaced the base under it.
+const RETRIES: usize = 8;
+
+/// One per inode with a write handle; shared by all its handles.
+pub struct Writer {
+    pub(super) io: Arc<Writes>,
+    pub(super) state: Arc<Mutex<State>>,
+    pub(super) gate: tokio::sync::Mutex<()>,
+    pub(super) committing: tokio::sync::Mutex<()>,
+}
+
+/// One buffer of the pieces that are all in memory.
+fn join(mut pieces: Vec<Bytes>) -> Bytes {
+    if pieces.len() == 1 {
+        return pieces.swap_remove(0);
+    }
+    let mut out = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
+    for p in &pieces {
+        out.extend_from_slice(p);
+    }
+    out.freeze()
+}
+
+impl Writer {
+    /// `base` `None`: a new or emptied file, dirty from the start. `object`: the headers that the commit will carry.
+    /// `condition`: what the first commit is subject to.
+    pub fn new(
+        io: Arc<Writes>,
+        key: Key,
+        base: Option<Object>,
+        object: NewObject,
+        condition: Condition,
+    ) -> Arc<Writer> {
+        let size = base.as_ref().map_or(0, |b| b.size);
+        let state = State {
+            key,
+            object,
+            condition,
+            size,
+            expected: 0,
+            layers: vec![Layer::new(size)],
+            stream: None,
+            generation: u64::from(base.is_none()),
+            stored: 0,
+            touched: false,
+            failed: None,
+            lost: false,
+            unlinked: false,
+            running: None,
+            ended: 0,
+            last_frozen: 0,
+            base,
+        };
+        Arc::new(Writer {
+            io,
+            state: Arc::new(Mutex::new(state)),
+            gate: tokio::sync::Mutex::new(()),
+            committing: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    pub fn size(&self) -> u64 {
+        self.state.lock().size
+    }
+
+    pub fn is_dirty(&self) -> bool {
+        let s = self.state.lock();
+        s.dirty() && !s.unlinked
+    }
+
+    pub fn key(&self) -> Key {
+        self.state.lock().key.clone()
+    }
+
+    pub fn base(&self) -> Option<Object> {
+        self.state.lock().base.clone()
+    }
+
+    /// Why the last commit, or the stream, failed; `None` once a later commit succeeded.
+    pub fn failed(&self) -> Option<Error> {
+        let mut s = self.state.lock();
+        let _ = s.check();
+        s.failed.clone()
+    }
+
+    pub fn object(&self) -> NewObject {
+        self.state.lock().object.clone()
+    }
+
+    pub(super) async fn gate(&self) -> Result<tokio::sync::MutexGuard<'_, ()>> {
+        self.io.patient("another write", self.gate.lock()).await
+    }
+
+    /// Takes the bytes if that needs no waiting; copies them once. `None`: call [`Writer::write`].
+    pub fn write_now(&self, offset: u64, data: &[u8]) -> Result<Option<()>> {
+        let Ok(_gate) = self.gate.try_lock() else { return Ok(None) };
+        match self.state.lock().put(&self.io, Some(offset), Data::Borrowed(data))? {
+            Next::Done(_) => Ok(Some(())),
+            _ => Ok(None),
+        }
+    }
+
+    /// Errors: [`Kind::TooLarge`] beyond the store's limit, [`Kind::NoSpace`] or [`Kind::Io`] from staging,
+    /// [`Kind::Timeout`] when the store takes nothing, and that of a failed stream. A failed write changes nothing.
+    pub async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
+        self.put(Some(offset), data).await.map(|_| ())
+    }
+
+    /// Writes at the current end, atomically; the offset used.
+    pub async fn append(&self, data: Bytes) -> Result<u64> {
+        self.put(None, data).await
+    }
+
+    async fn put(&self, at: Option<u64>, data: Bytes) -> Result<u64> {
+        loop {
+            let next = {
+                let _gate = self.gate().await?;
+                let next = self.state.lock().put(&self.io, at, Data::Owned(&data))?;
+                if let Next::Stage(offset, stage) = next {
+                    let (jobs, pages) = stage.split();
+                    staging::run(&self.staging_file().await?, jobs).await?;
+                    let mut s = self.state.lock();
+                    s.top().overlay.finish(offset, &data, pages);
+                    s.changed(&self.io, offset + data.len() as u64);
+                    return Ok(offset);
+                }
+                next
+            };
+            match next {
+                Next::Done(offset) => return Ok(offset),
+                Next::Seal | Next::Later | Next::Stage(..) => self.seal().await?,
+                Next::Wait(mut moved) => {
+                    // An error means that the stream ended: look again.
+                    let _ = self.io.patient("uploads", moved.changed()).await?;
+                }
+            }
+        }
+    }
+
+    /// The staging file of the top layer. The caller holds the gate, so that the top stays the top.
+    async fn staging_file(&self) -> Result<Arc<std::fs::File>> {
+        if let Some(file) = self.state.lock().top().overlay.file() {
+            return Ok(file.clone());
+        }
+        let file = staging::open(&self.io.settings.staging_dir).await?;
+        self.state.lock().top().overlay.set_file(file.clone());
+        Ok(file)
+    }
+
+    /// Completes the stream, so that what it sent can be had again.
+    async fn seal(&self) -> Result<()> {
+        self.commit().await.map(|_| ())
+    }
+
+    /// Overlay over base over zeros; short only at the end of the file.
+    pub async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
+        for _ in 0..RETRIES {
+            let (pieces, base) = {
+                let s = self.state.lock();
+                let end = offset.saturating_add(len as u64).min(s.size);
+                (s.pieces(offset.min(end)..end), s.base.clone())
+            };
+            if pieces.iter().any(|p| matches!(p.from, Origin::Shipped)) {
+                self.reach().await?;
+                continue;
+            }
+            if pieces.iter().any(|p| matches!(p.from, Origin::Staged(_))) {
+                return self.read_staged(offset, len).await;
+            }
+            match self.fetch(&pieces, base.as_ref()).await {
+                // A commit of ours replaced the base meanwhile.
+                Err(e) if e.kind() == Kind::Conflict && self.base() != base => {}
+                Err(e) if e.kind() == Kind::Conflict => return Err(e.with_kind(Kind::Stale)),
+                done => return done,
+            }
+        }
+        Err(Error::new(Kind::Io, "read: the file changes too fast").with_key(self.key()))
+    }
+
+    /// Makes sent bytes readable, or says why they are not.
+    async fn reach(&self) -> Result<()> {
+        {
+            let mut s = self.state.lock();
+            s.check()?;
+            if s.unlinked && s.running.is_none() {
+                return Err(
+                    Error::new(Kind::Stale, "read: the bytes were sent before the file was deleted").with_key(&s.key)
+                );
+            }
+        }
+        self.seal().await
+    }
+
+    /// Reads with changes kept out, for staged bytes change in place.
+    async fn read_staged(&self, offset: u64, len: usize) -> Result<Bytes> {
+        for _ in 0..RETRIES {
+            let (found, base) = {
+                let _gate = self.gate().await?;
+                let (pieces, base) = {
+                    let s = self.state.lock();
+                    let end = offset.saturating_add(len as u64).min(s.size);
+                    (s.pieces(offset.min(end)..end), s.base.clone())
+                };
+                let mut found = Vec::with_capacity(pieces.len());
+                for p in pieces {
+                    let from = match &p.from {
+                        Origin::Staged(file) => Origin::Memory(staging::read(file, p.range.clone()).await?),
+                        other => other.clone(),
+                    };
+                    found.push(Piece { range: p.range, from });
+                }
+                (found, base)
+            };
+            if found.iter().any(|p| matches!(p.from, Origin::Shipped)) {
+                self.reach().await?;
+                continue;
+            }
+            match self.fetch(&found, base.as_ref()).await {
+                Err(e) if e.kind() == Kind::Conflict && self.base() != base => {}
+                Err(e) if e.kind() == Kind::Conflict => return Err(e.with_kind(Kind::Stale)),
+                done => return done,
+            }
+        }
+        Err(Error::new(Kind::Io, "read: the file changes too fast").with_key(self.key()))
+    }
+
+    /// Bytes of pieces that are in memory, in the base, or zeros.
+    async fn fetch(&self, pieces: &[Piece], base: Option<&Object>) -> Result<Bytes> {
+        let mut out = Vec::with_capacity(pieces.len());
+        for p in pieces {
+            out.push(match (&p.from, base) {
+                (Origin::Memory(b), _) => b.clone(),
+                (Origin::Zero, _) => BytesMut::zeroed((p.range.end - p.range.start) as usize).freeze(),
+                (Origin::Base, Some(object)) => {
+                    let bytes =
+                        self.io.reads.range(object, p.range.clone()).await.map_err(|e| base_error(e, object))?;
+                    if bytes.len() as u64 != p.range.end - p.range.start {
+                        return Err(
+                            Error::new(Kind::Io, "read: bytes of the base are missing").with_key(&object.id.key)
+                        );
+                    }
+                    bytes
+                }
+                _ => return Err(Error::new(Kind::Io, "read: bytes are nowhere").with_key(self.key())),
+            });
+        }
+        Ok(join(out))
+    }
+
+    /// As [`Writer::read`], when all of it is in memory.
+    pub fn read_now(&self, offset: u64, len: usize) -> Option<Bytes> {
+        let pieces = {
+            let s = self.state.lock();
+            let end = offset.saturating_add(len as u64).min(s.size);
+            s.pieces(offset.min(end)..end)
+        };
+        let mut out = Vec::with_capacity(pieces.len());
+        for p in pieces {
+            out.push(match p.from {
+                Origin::Memory(b) => b,
+                Origin::Zero => BytesMut::zeroed((p.range.end - p.range.start) as usize).freeze(),
+                _ => return None,
+            });
+        }
+        Some(join(out))
+    }
+
+    /// Cuts the file off, or extends it with zeros.
+    pub async fn truncate(&self, size: u64) -> Result<()> {
+        self.resize(|_| size).await
+    }
+
+    async fn resize(&self, to: impl Fn(u64) -> u64) -> Result<()> {
+        loop {
+            {
+                let _gate = self.gate().await?;
+                let shrunk = {
+                    let mut s = self.state.lock();
+                    s.check()?;
+                    let size = to(s.size);
+                    s.check_size(&self.io, size, 0)?;
+                    if size == s.size {
+                        return Ok(());
+                    }
+                    if s.stream.as_ref().is_some_and(|st| size <= st.shipped.start) {
+                        // Nothing of what was sent is left: the upload is of no use.
+                        s.stream = None;
+                        s.top().shipped = 0..0;
+                    }
+                    let beyond = size..size;
+                    let inside = s.stream.as_ref().is_some_and(|st| size < st.shipped.end);
+                    if inside || s.must_seal(&self.io, &beyond) {
+                        None
+                    } else {
+                        let smaller = size < s.size;
+                        if smaller {
+                            s.top().truncate(size);
+                        }
+                        s.size = size;
+                        s.generation += 1;
+                        Some(s.top().overlay.file().filter(|_| smaller).cloned().map(|f| (f, size)))
+                    }
+                };
+                match shrunk {
+                    Some(Some((file, size))) => {
+                        staging::shrink(&file, size).await;
+                        return Ok(());
+                    }
+                    Some(None) => return Ok(()),
+                    None => {}
+                }
+            }
+            self.seal().await?;
+        }
+    }
+
+    /// fallocate: extends the file unless `keep_size`. The store reserves nothing, so this only announces the size.
+    pub async fn allocate(&self, offset: u64, len: u64, keep_size: bool) -> Result<()> {
+        let end = {
+            let mut s = self.state.lock();
+            s.check()?;
+            let end = s.check_size(&self.io, offset, len)?;
+            s.expected = s.expected.max(end);
+            end
+        };
+        if keep_size { Ok(()) } else { self.resize(|size| size.max(end)).await }
+    }
+
+    /// Makes a range zeros, within the file.
+    pub async fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        loop {
+            {
+                let _gate = self.gate().await?;
+                let jobs = {
+                    let mut s = self.state.lock();
+                    s.check()?;
+                    let end = offset.saturating_add(len).min(s.size);
+                    let range = offset..end;
+                    if range.is_empty() {
+                        return Ok(());
+                    }
+                    (!s.must_seal(&self.io, &range)).then(|| (s.top().overlay.punch_jobs(range.clone()), range))
+                };
+                if let Some((jobs, range)) = jobs {
+                    if !jobs.is_empty() {
+                        staging::run(&self.staging_file().await?, jobs).await?;
+                    }
+                    let mut s = self.state.lock();
+                    s.top().overlay.punch(range.clone());
+                    s.changed(&self.io, range.end);
+                    return Ok(());
+                }
+            }
+            self.seal().await?;
+        }
+    }
+
+    /// SEEK_DATA: the first byte at or after `offset` that was stored or written; `None` past the last.
+    pub fn next_data(&self, offset: u64) -> Option<u64> {
+        self.state.lock().data().next_from(offset)
+    }
+
+    /// SEEK_HOLE: the first byte at or after `offset` that is in a hole; the end of the file is one.
+    pub fn next_hole(&self, offset: u64) -> u64 {
+        let s = self.state.lock();
+        if offset >= s.size { offset } else { s.data().end_of(offset).unwrap_or(offset) }
+    }
+
+    /// Changes what the next commit carries; false when nothing is dirty.
+    pub fn edit_object(&self, f: &mut dyn FnMut(&mut NewObject)) -> bool {
+        let mut s = self.state.lock();
+        if !s.dirty() || s.unlinked {
+            return false;
+        }
+        f(&mut s.object);
+        s.generation += 1;
+        true
+    }
+
+    /// Keeps the carried attributes in step after the stored object got them by a copy.
+    pub fn replace_object_if_clean(&self, f: &mut dyn FnMut(&mut NewObject)) {
+        let mut s = self.state.lock();
+        if !s.dirty() {
+            f(&mut s.object);
+        }
+    }
+
+    /// The base was replaced by us with the same bytes.
+    pub fn set_base(&self, object: Object) {
+        let mut s = self.state.lock();
+        if s.base.is_some() {
+            s.key = object.id.key.clone();
+            s.base = Some(object);
+        }
+    }
+
+    /// Gives a file another name of which nothing is stored. Errors: [`Kind::Busy`] when something is, or is about to be.
+    pub fn rekey(&self, key: Key) -> Result<()> {
+        let mut s = self.state.lock();
+        if s.base.is_some() || s.touched || s.running.is_some() {
+            return Err(Error::new(Kind::Busy, "rename: the file is being stored").with_key(&s.key));
+        }
+        s.key = key;
+        // A rename replaces what was there.
+        s.condition = Condition::None;
+        Ok(())
+    }
+}
