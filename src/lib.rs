@@ -17,8 +17,13 @@
 
 pub mod budget;
 pub mod cache;
+pub mod cli;
 pub mod config;
+pub mod daemon;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod error;
+pub mod fuse;
 pub mod key;
 pub mod read;
 pub mod s3;
