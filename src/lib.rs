@@ -17,7 +17,9 @@
 
 pub mod budget;
 pub mod cache;
+pub mod cli;
 pub mod config;
+pub mod daemon;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod error;

@@ -1,1 +1,12 @@
+//! What the administrator decides: options, the source of a mount, where keys come from.
+
 pub mod credentials;
+pub mod docs;
+pub mod memory;
+pub mod options;
+pub mod source;
+pub mod table;
+pub mod value;
+
+pub use options::Options;
+pub use source::Source;

@@ -1,5 +1,9 @@
 //! The kernel's side: the only place that names `fuser`.
 
 pub mod adapter;
+pub mod fusermount;
+pub mod mountinfo;
+pub mod session;
+pub mod target;
 
 pub use adapter::{Adapter, KernelNotifier};

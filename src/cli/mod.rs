@@ -1,0 +1,173 @@
+//! What a person types: the commands, their exit codes and their one line of error.
+//!
+//! 1. The same program is the helper of mount(8) when it is called `mount.fuse.xosfs`, with that program's arguments
+//!    and exit codes.
+//! 2. A daemon in the background is started before this process has any thread: see [`launch`].
+
+mod demo;
+mod helper;
+mod install;
+mod launch;
+mod mount;
+mod umount;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::{docs, options::Wrong};
+use crate::error::Error;
+
+/// Why a command did not do what it was asked to, as one line.
+#[derive(Debug)]
+pub enum Failure {
+    /// The command line is wrong: exit code 2, or 1 for the mount helper.
+    Usage(String),
+    /// Exit code 1, or 32 for the mount helper.
+    Failed(String),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Failed(error.to_string())
+    }
+}
+
+impl From<Wrong> for Failure {
+    fn from(wrong: Wrong) -> Self {
+        Failure::Usage(wrong.0)
+    }
+}
+
+impl Failure {
+    fn message(&self) -> &str {
+        match self {
+            Failure::Usage(text) | Failure::Failed(text) => text,
+        }
+    }
+}
+
+/// Mounts an S3-compatible bucket as a directory.
+#[derive(Parser)]
+#[command(name = "xosfs", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Mount a bucket, or the part below a prefix, on a directory.
+    Mount(MountArgs),
+    /// Unmount, wait until everything is stored, and say what could not be.
+    Umount(UmountArgs),
+    /// Try it: an S3 server inside this process, with a bucket mounted from it.
+    Demo(DemoArgs),
+    /// Let mount(8) and /etc/fstab know the type fuse.xosfs.
+    InstallHelper(InstallArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+struct MountArgs {
+    /// BUCKET, BUCKET:/PREFIX or s3://BUCKET/PREFIX.
+    source: String,
+    /// An existing directory.
+    dir: PathBuf,
+    /// Options, separated by commas; see below. May be given several times.
+    #[arg(short = 'o', value_name = "OPTION[=VALUE],…", allow_hyphen_values = true)]
+    options: Vec<String>,
+    /// Stay in the foreground; messages go to stderr.
+    #[arg(short, long)]
+    foreground: bool,
+    /// Ignore unknown options.
+    #[arg(long, hide = true)]
+    sloppy: bool,
+    /// Started by another xosfs that reads our standard output.
+    #[arg(long, hide = true, conflicts_with = "foreground")]
+    background_child: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+struct UmountArgs {
+    /// Where it is mounted.
+    dir: PathBuf,
+    /// Also when it is in use, and when its process does not answer.
+    #[arg(long)]
+    force: bool,
+    /// Seconds to wait for everything to be stored [default: shutdown_timeout of the mount].
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+}
+
+#[derive(Args, Clone, Debug)]
+struct DemoArgs {
+    /// Where to mount [default: a new directory below the temporary directory].
+    dir: Option<PathBuf>,
+    /// Only the server, no mount.
+    #[arg(long, conflicts_with = "dir")]
+    serve_only: bool,
+    /// Address of the server; port 0 takes any.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: std::net::SocketAddr,
+    /// Keep the objects in this directory instead of memory.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Bucket to create.
+    #[arg(long, value_name = "NAME", default_value = "demo")]
+    bucket: String,
+}
+
+#[derive(Args, Clone, Debug)]
+struct InstallArgs {
+    /// Root of the file system to install into, for packages.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    prefix: PathBuf,
+    /// Take it away again.
+    #[arg(long)]
+    remove: bool,
+}
+
+/// Runs the program; `args` starts with its name.
+pub fn main(args: Vec<OsString>) -> ExitCode {
+    let name = args.first().and_then(|a| Path::new(a).file_name()).unwrap_or_default();
+    if name == "mount.fuse.xosfs" || name == "mount.xosfs" {
+        return finish("mount.fuse.xosfs", helper::run(&args[1..]), 1, 32);
+    }
+    let command = Cli::command().mut_subcommand("mount", |c| c.after_long_help(docs::help()));
+    let cli = match command.try_get_matches_from(args).and_then(|m| Cli::from_arg_matches(&m)) {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+        }
+    };
+    let result = match cli.command {
+        Command::Mount(args) => mount::run(&args),
+        Command::Umount(args) => umount::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::InstallHelper(args) => install::run(&args),
+    };
+    finish("xosfs", result, 2, 1)
+}
+
+fn finish(name: &str, result: Result<(), Failure>, usage: u8, failed: u8) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{name}: {}", failure.message());
+            ExitCode::from(if matches!(failure, Failure::Usage(_)) { usage } else { failed })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,423 @@
+//! The one table of options: name, kind of value, default with its reason, and where the value goes.
+//!
+//! `-o`, the configuration file, `--help` and `docs/CONFIGURATION.md` all come from here. Defaults are parsed by the
+//! same code as what people write, so what the table prints is what holds.
+
+use std::time::Duration;
+
+use super::options::{Addressing, Attrs, ListVersion, Log, LogLevel, Options, Signature};
+use super::value::{self, Parsed};
+
+/// One option.
+pub struct Spec {
+    pub name: &'static str,
+    pub group: Group,
+    /// What stands behind the `=`; empty for a flag.
+    pub value: &'static str,
+    /// Empty: unset.
+    pub default: &'static str,
+    /// What it does, then why the default is what it is.
+    pub doc: &'static str,
+    pub(super) set: fn(&mut Options, &str) -> Parsed<()>,
+}
+
+impl Spec {
+    pub fn is_flag(&self) -> bool {
+        self.value.is_empty()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    Store,
+    Access,
+    Freshness,
+    Memory,
+    Objects,
+    Patience,
+    Daemon,
+}
+
+impl Group {
+    pub const ALL: [Group; 7] =
+        [Group::Store, Group::Access, Group::Freshness, Group::Memory, Group::Objects, Group::Patience, Group::Daemon];
+
+    pub const fn title(self) -> &'static str {
+        match self {
+            Group::Store => "The store",
+            Group::Access => "Who may do what",
+            Group::Freshness => "Names and freshness",
+            Group::Memory => "Memory and transfers",
+            Group::Objects => "New objects",
+            Group::Patience => "Deadlines and retries",
+            Group::Daemon => "The daemon",
+        }
+    }
+}
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+const MILLI: Duration = Duration::from_millis(1);
+
+const ACLS: &[(&str, &str)] = &[
+    ("private", "private"),
+    ("public-read", "public-read"),
+    ("public-read-write", "public-read-write"),
+    ("authenticated-read", "authenticated-read"),
+    ("aws-exec-read", "aws-exec-read"),
+    ("bucket-owner-read", "bucket-owner-read"),
+    ("bucket-owner-full-control", "bucket-owner-full-control"),
+];
+
+pub static TABLE: &[Spec] = &[
+    Spec {
+        name: "endpoint",
+        group: Group::Store,
+        value: "URL",
+        default: "",
+        doc: "Where the store answers, with its scheme: https://HOST[:PORT]. Unset: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, \
+              the profile's endpoint_url, else AWS in `region`.",
+        set: |o, v| value::endpoint(v).map(|v| o.endpoint = Some(v)),
+    },
+    Spec {
+        name: "region",
+        group: Group::Store,
+        value: "NAME",
+        default: "",
+        doc: "Region that requests are signed for. Unset: AWS_REGION, AWS_DEFAULT_REGION, the profile's region, else \
+              us-east-1, which most other stores take; a store that names another one is followed.",
+        set: |o, v| value::word(v).map(|v| o.region = Some(v)),
+    },
+    Spec {
+        name: "profile",
+        group: Group::Store,
+        value: "NAME",
+        default: "",
+        doc: "Section of ~/.aws/credentials and ~/.aws/config to take keys from. Unset: AWS_PROFILE, else keys in the \
+              environment, else the section `default`.",
+        set: |o, v| value::word(v).map(|v| o.profile = Some(v)),
+    },
+    Spec {
+        name: "anonymous",
+        group: Group::Store,
+        value: "",
+        default: "false",
+        doc: "Send requests unsigned, for public buckets. Off: a mount without keys is nearly always a mistake.",
+        set: |o, v| value::flag(v).map(|v| o.anonymous = v),
+    },
+    Spec {
+        name: "addressing",
+        group: Group::Store,
+        value: "auto|path|virtual",
+        default: "auto",
+        doc: "How the bucket is named in a URL: in the path or in the host name. auto takes the path for an IP address, a \
+              custom endpoint or a bucket name that is no host name, because only AWS certainly has the DNS names.",
+        set: |o, v| value::choice(v, Addressing::CHOICES).map(|v| o.addressing = v),
+    },
+    Spec {
+        name: "signature",
+        group: Group::Store,
+        value: "v4|v2",
+        default: "v4",
+        doc: "Signature version. v4 is known everywhere; v2 is for old stores that know nothing else.",
+        set: |o, v| value::choice(v, Signature::CHOICES).map(|v| o.signature = v),
+    },
+    Spec {
+        name: "list",
+        group: Group::Store,
+        value: "auto|v1|v2",
+        default: "auto",
+        doc: "Version of ListObjects. auto starts with v2 and remembers when a store only has v1.",
+        set: |o, v| value::choice(v, ListVersion::CHOICES).map(|v| o.list = v),
+    },
+    Spec {
+        name: "requester_pays",
+        group: Group::Store,
+        value: "",
+        default: "false",
+        doc: "Declare with every request that the caller pays for it. Off: it costs money.",
+        set: |o, v| value::flag(v).map(|v| o.requester_pays = v),
+    },
+    Spec {
+        name: "ro",
+        group: Group::Access,
+        value: "",
+        default: "false",
+        doc: "Mount read-only (`rw` is the opposite).",
+        set: |o, v| value::flag(v).map(|v| o.read_only = v),
+    },
+    Spec {
+        name: "allow_other",
+        group: Group::Access,
+        value: "true|false|auto",
+        default: "auto",
+        doc: "Let users other than the one who mounts in. auto is on for root, whose mounts are for everybody, and off for \
+              anybody else, who needs the line `user_allow_other` in /etc/fuse.conf for it.",
+        set: |o, v| value::auto_flag(v).map(|v| o.allow_other = v),
+    },
+    Spec {
+        name: "default_permissions",
+        group: Group::Access,
+        value: "true|false|auto",
+        default: "auto",
+        doc: "Let the kernel check owner and mode. auto is as allow_other: with other users about, modes have to count.",
+        set: |o, v| value::auto_flag(v).map(|v| o.default_permissions = v),
+    },
+    Spec {
+        name: "uid",
+        group: Group::Access,
+        value: "USER",
+        default: "",
+        doc: "Owner (name or number) of what carries none in its metadata. Unset: who mounts.",
+        set: |o, v| value::user(v).map(|v| o.uid = v),
+    },
+    Spec {
+        name: "gid",
+        group: Group::Access,
+        value: "GROUP",
+        default: "",
+        doc: "Group (name or number) of what carries none in its metadata. Unset: that of who mounts.",
+        set: |o, v| value::group(v).map(|v| o.gid = v),
+    },
+    Spec {
+        name: "file_mode",
+        group: Group::Access,
+        value: "OCTAL",
+        default: "",
+        doc: "Mode of files that carry none in their metadata. Unset: 0666 less `umask`, that is 0644.",
+        set: |o, v| value::mode(v).map(|v| o.file_mode = Some(v)),
+    },
+    Spec {
+        name: "dir_mode",
+        group: Group::Access,
+        value: "OCTAL",
+        default: "",
+        doc: "Mode of directories that carry none in their metadata. Unset: 0777 less `umask`, that is 0755.",
+        set: |o, v| value::mode(v).map(|v| o.dir_mode = Some(v)),
+    },
+    Spec {
+        name: "umask",
+        group: Group::Access,
+        value: "OCTAL",
+        default: "",
+        doc: "Bits taken away from the two modes above. Unset: 022 for modes that are not given, so that other users can \
+              read what other tools uploaded.",
+        set: |o, v| value::mode(v).map(|v| o.umask = Some(v)),
+    },
+    Spec {
+        name: "metadata_ttl",
+        group: Group::Freshness,
+        value: "DURATION",
+        default: "5s",
+        doc: "How long attributes and listings are believed without asking the store. 5s: long enough that one command \
+              asks once, short enough that nobody waits for somebody else's upload. 0 asks every time.",
+        set: |o, v| value::duration(v, Duration::ZERO..=YEAR).map(|v| o.metadata_ttl = v),
+    },
+    Spec {
+        name: "negative_ttl",
+        group: Group::Freshness,
+        value: "DURATION",
+        default: "1s",
+        doc: "How long a name is believed not to exist. 1s: programs probe the same missing names in a burst, but a file \
+              that another machine makes has to appear soon.",
+        set: |o, v| value::duration(v, Duration::ZERO..=YEAR).map(|v| o.negative_ttl = v),
+    },
+    Spec {
+        name: "hide_odd_keys",
+        group: Group::Freshness,
+        value: "",
+        default: "false",
+        doc: "Hide keys that are no legal file names (`a//b`, too long, shadowed by a directory). Off: they are shown under \
+              an escape that ends in `@@…`, so that every object can be reached.",
+        set: |o, v| value::flag(v).map(|v| o.hide_odd_keys = v),
+    },
+    Spec {
+        name: "capacity",
+        group: Group::Freshness,
+        value: "SIZE",
+        default: "1P",
+        doc: "Size and free space that statfs reports. A bucket has neither; 1P satisfies programs that check for space.",
+        set: |o, v| value::size(v, MIB..=(1 << 62)).map(|v| o.capacity = v),
+    },
+    Spec {
+        name: "memory",
+        group: Group::Memory,
+        value: "SIZE|auto",
+        default: "auto",
+        doc: "The one bound on cached blocks, read-ahead and bytes waiting for upload. auto is the smaller of 512M and a \
+              quarter of the control group's limit or the host's memory, so that nothing gets killed for it.",
+        set: |o, v| {
+            o.memory = if v == "auto" { None } else { Some(value::size(v, 32 * MIB..=(1 << 50))?) };
+            Ok(())
+        },
+    },
+    Spec {
+        name: "max_readahead",
+        group: Group::Memory,
+        value: "SIZE",
+        default: "32M",
+        doc: "Largest read-ahead of one open file. 32M keeps a 10 Gbit/s line busy at 25 ms round trip.",
+        set: |o, v| value::size(v, 0..=4 * GIB).map(|v| o.max_readahead = v),
+    },
+    Spec {
+        name: "staging_dir",
+        group: Group::Memory,
+        value: "DIR",
+        default: "",
+        doc: "Where written bytes wait that do not fit into memory. Unset: CACHE_DIRECTORY (systemd), else /var/cache/xosfs \
+              for root and ~/.cache/xosfs for anybody else; never /tmp, which often is memory.",
+        set: |o, v| value::path(v).map(|v| o.staging_dir = Some(v)),
+    },
+    Spec {
+        name: "part_size",
+        group: Group::Memory,
+        value: "SIZE",
+        default: "8M",
+        doc: "Size of the first parts of a large upload; later parts grow so that 10,000 are enough. 8M: large enough that \
+              a request's overhead does not count, small enough to hold many in memory. 5M to 5G.",
+        set: |o, v| value::size(v, 5 * MIB..=5 * GIB).map(|v| o.part_size = v),
+    },
+    Spec {
+        name: "max_uploads",
+        group: Group::Memory,
+        value: "NUMBER",
+        default: "8",
+        doc: "Parts in flight at a time, over all files. 8 of 8M fill a fast line; more only help with long round trips.",
+        set: |o, v| value::count(v, 1..=256).map(|v| o.max_uploads = v as usize),
+    },
+    Spec {
+        name: "stream_after",
+        group: Group::Memory,
+        value: "SIZE",
+        default: "64M",
+        doc: "From this size on, a file is uploaded while it is still being written. Below, close is soon enough and one \
+              rewritten header costs nothing.",
+        set: |o, v| value::size(v, 5 * MIB..=(1 << 50)).map(|v| o.stream_after = v),
+    },
+    Spec {
+        name: "storage_class",
+        group: Group::Objects,
+        value: "CLASS",
+        default: "",
+        doc: "Storage class, as STANDARD_IA. Unset: none is sent and the bucket decides.",
+        set: |o, v| value::word(v).map(|v| o.storage_class = Some(v.to_ascii_uppercase())),
+    },
+    Spec {
+        name: "acl",
+        group: Group::Objects,
+        value: "CANNED",
+        default: "",
+        doc: "Canned ACL: private, public-read, public-read-write, authenticated-read, aws-exec-read, bucket-owner-read or \
+              bucket-owner-full-control. Unset: none is sent, because buckets that block ACLs refuse every write with one.",
+        set: |o, v| value::choice(v, ACLS).map(|v| o.acl = Some(v.to_owned())),
+    },
+    Spec {
+        name: "tags",
+        group: Group::Objects,
+        value: "K=V&K2=V2",
+        default: "",
+        doc: "Tags, URL-encoded. Unset: none are sent.",
+        set: |o, v| value::tags(v).map(|v| o.tags = v),
+    },
+    Spec {
+        name: "content_type",
+        group: Group::Objects,
+        value: "TYPE|auto",
+        default: "auto",
+        doc: "Content type. auto goes by the file name, so that browsers show what is served from the bucket.",
+        set: |o, v| {
+            o.content_type = if v == "auto" { None } else { Some(value::content_type(v)?) };
+            Ok(())
+        },
+    },
+    Spec {
+        name: "attrs",
+        group: Group::Objects,
+        value: "store|ignore",
+        default: "store",
+        doc: "What becomes of mode, owner and times: kept in the object's metadata (as s3fs and rclone do), or only in \
+              memory. store: programs that restore files expect them back.",
+        set: |o, v| value::choice(v, Attrs::CHOICES).map(|v| o.attrs = v),
+    },
+    Spec {
+        name: "connect_timeout",
+        group: Group::Patience,
+        value: "DURATION",
+        default: "5s",
+        doc: "Longest wait for a connection. 5s: a store that is there answers in milliseconds, one that is not is retried.",
+        set: |o, v| value::duration(v, MILLI..=HOUR).map(|v| o.connect_timeout = v),
+    },
+    Spec {
+        name: "read_timeout",
+        group: Group::Patience,
+        value: "DURATION",
+        default: "20s",
+        doc: "Longest time without a byte from the store. Not a bound on a whole transfer, which may be large.",
+        set: |o, v| value::duration(v, MILLI..=HOUR).map(|v| o.read_timeout = v),
+    },
+    Spec {
+        name: "op_timeout",
+        group: Group::Patience,
+        value: "DURATION",
+        default: "60s",
+        doc: "Longest time of one operation with all its retries; then the application gets an error. 60s: no process \
+              hangs because a network is gone.",
+        set: |o, v| value::duration(v, MILLI..=DAY).map(|v| o.op_timeout = v),
+    },
+    Spec {
+        name: "retries",
+        group: Group::Patience,
+        value: "NUMBER",
+        default: "5",
+        doc: "How often a failed request is sent again, with growing pauses, inside op_timeout.",
+        set: |o, v| value::count(v, 0..=100).map(|v| o.retries = v as u32),
+    },
+    Spec {
+        name: "mount_timeout",
+        group: Group::Patience,
+        value: "DURATION",
+        default: "0",
+        doc: "How long mounting is retried while name service, network, credentials or endpoint are not there yet. 0: a \
+              person at a terminal wants to know at once; an fstab line with `_netdev` gets 60s, for machines that boot.",
+        set: |o, v| value::duration(v, Duration::ZERO..=DAY).map(|v| o.mount_timeout = Some(v)),
+    },
+    Spec {
+        name: "shutdown_timeout",
+        group: Group::Patience,
+        value: "DURATION",
+        default: "300s",
+        doc: "How long ending waits for files that are still being stored. What is left then is listed, and the exit code \
+              is 1. 300s: a few gigabytes over a slow line; the systemd unit waits a little longer.",
+        set: |o, v| value::duration(v, Duration::ZERO..=DAY).map(|v| o.shutdown_timeout = v),
+    },
+    Spec {
+        name: "log",
+        group: Group::Daemon,
+        value: "auto|stderr|journald|syslog|FILE",
+        default: "auto",
+        doc: "Where messages go. auto: stderr in the foreground; in the background the journal, else syslog, else \
+              /var/log/xosfs.log (~/.cache/xosfs/xosfs.log without root), because messages that go nowhere help nobody.",
+        set: |o, v| {
+            o.log = match v {
+                "auto" => Log::Auto,
+                "stderr" => Log::Stderr,
+                "journald" => Log::Journald,
+                "syslog" => Log::Syslog,
+                _ if v.contains('/') => Log::File(value::path(v)?),
+                _ => return Err(format!("`{v}` is not auto, stderr, journald, syslog or a path with a `/`")),
+            };
+            Ok(())
+        },
+    },
+    Spec {
+        name: "log_level",
+        group: Group::Daemon,
+        value: "error|warn|info|debug|trace",
+        default: "info",
+        doc: "How much is said. info is a few lines a day; debug is a line per operation.",
+        set: |o, v| value::choice(v, LogLevel::CHOICES).map(|v| o.log_level = v),
+    },
+];

@@ -1,0 +1,240 @@
+//! From options to a store that has answered.
+//!
+//! 1. At boot, name service, network, credentials and the store itself come up in any order: what may still come is
+//!    retried for `mount_timeout`, what is wrong is reported at once.
+//! 2. Rights may end at the prefix, or not include listing: the only question asked is one LIST of one key inside the
+//!    prefix, and being denied that is a warning.
+//! 3. The one line that a person gets names the setting to change.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::report::Report;
+use super::{Request, env};
+use crate::config::credentials::{self, Credentials};
+use crate::config::{Options, Source, options};
+use crate::error::{Error, Kind, Result};
+use crate::s3::{self, ListQuery, S3};
+
+/// Requests at a time; more only wait for each other's bandwidth.
+const MAX_REQUESTS: usize = 64;
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LAST_PAUSE: Duration = Duration::from_secs(3);
+/// What the store's own deadline may be late by.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Settings of the store for one bucket, from options, profile and defaults.
+pub fn settings(options: &Options, source: &Source, env: &dyn Fn(&str) -> Option<String>) -> Result<s3::Settings> {
+    let profile = options.profile.as_deref();
+    let of_profile = credentials::profile_settings(profile, env);
+    let credentials = if options.anonymous { Credentials::Anonymous } else { Credentials::find(profile, env)? };
+    Ok(s3::Settings {
+        endpoint: options.endpoint.clone().or(of_profile.endpoint_url),
+        region: options.region.clone().or(of_profile.region).unwrap_or_else(|| "us-east-1".to_owned()),
+        bucket: source.bucket.clone(),
+        addressing: match options.addressing {
+            options::Addressing::Auto => s3::Addressing::Auto,
+            options::Addressing::Path => s3::Addressing::Path,
+            options::Addressing::Virtual => s3::Addressing::Virtual,
+        },
+        signature: match options.signature {
+            options::Signature::V4 => s3::Signature::V4,
+            options::Signature::V2 => s3::Signature::V2,
+        },
+        credentials,
+        connect_timeout: options.connect_timeout,
+        read_timeout: options.read_timeout,
+        op_timeout: options.op_timeout,
+        retries: options.retries,
+        list_version: match options.list {
+            options::ListVersion::Auto => s3::ListVersion::Auto,
+            options::ListVersion::V1 => s3::ListVersion::V1,
+            options::ListVersion::V2 => s3::ListVersion::V2,
+        },
+        max_requests: MAX_REQUESTS,
+        user_agent: concat!("xosfs/", env!("CARGO_PKG_VERSION")).to_owned(),
+        requester_pays: options.requester_pays,
+    })
+}
+
+/// A store that has answered for this bucket and prefix.
+pub async fn connect(request: &Request, report: &mut Report) -> Result<S3> {
+    if !request.options.read_only {
+        check_staging(&request.options.staging(&env))?;
+    }
+    let deadline = Instant::now() + request.options.patience();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match attempt(request, report).await {
+            Ok(s3) => return Ok(s3),
+            Err(e) => e,
+        };
+        if !may_pass(&error) || Instant::now() + pause > deadline {
+            return Err(explain(error, request));
+        }
+        if pause == FIRST_PAUSE {
+            let seconds = request.options.patience().as_secs();
+            report.warn(&format!("not ready yet ({error}); trying for {seconds} s (mount_timeout)"));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+async fn attempt(request: &Request, report: &mut Report) -> Result<S3> {
+    let s3 = S3::new(settings(&request.options, &request.source, &env)?)?;
+    let patience = request.options.op_timeout * 2 + GRACE;
+    match tokio::time::timeout(patience, probe(&s3, &request.source)).await {
+        Ok(Ok(None)) => Ok(s3),
+        Ok(Ok(Some(warning))) => {
+            report.warn(&warning);
+            Ok(s3)
+        }
+        Ok(Err(e)) => Err(e),
+        Err(_) => Err(Error::new(Kind::Timeout, "first request to the store")),
+    }
+}
+
+/// One LIST inside the prefix; the warning, if there is one.
+async fn probe(s3: &S3, source: &Source) -> Result<Option<String>> {
+    let query = ListQuery { prefix: source.prefix.as_str(), delimited: false, from: None, max_keys: Some(1) };
+    let empty = match s3.list(&query).await {
+        Ok(page) => page.objects.is_empty() && page.prefixes.is_empty(),
+        Err(e) if is_plain_denial(&e) => {
+            return Ok(Some(format!(
+                "listing {source} is not allowed ({}); names are only found when asked for by name; grant s3:ListBucket",
+                e.code()
+            )));
+        }
+        Err(e) => return Err(e),
+    };
+    let file = source.prefix.without_slash().filter(|_| empty);
+    let Some(file) = file else { return Ok(None) };
+    match s3.head(&file, None).await {
+        Ok(_) => Err(Error::new(Kind::NotDir, format!("prefix {:?} of {} is a file", file.as_str(), source.bucket))
+            .with_fix("mount the prefix it is in")),
+        Err(e) if e.kind() == Kind::NotFound || is_plain_denial(&e) => {
+            Ok(Some(format!("nothing is stored under {source} yet; the mount starts empty")))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Known and rightly signed, but not allowed: unlike a wrong key, no reason not to mount.
+fn is_plain_denial(error: &Error) -> bool {
+    error.kind() == Kind::Denied && matches!(error.code(), "AccessDenied" | "AllAccessDisabled" | "AccessForbidden")
+        || error.kind() == Kind::Denied && error.code().is_empty() && error.reply().is_some_and(|r| r.status == 403)
+}
+
+/// Whether waiting may help.
+fn may_pass(error: &Error) -> bool {
+    match error.kind() {
+        Kind::Unavailable | Kind::Timeout => true,
+        // No answer of the store: credentials that are not there yet.
+        Kind::Denied => error.reply().is_none(),
+        _ => false,
+    }
+}
+
+/// Adds the setting to change where the store's client knew none.
+fn explain(error: Error, request: &Request) -> Error {
+    if error.fix().is_some() {
+        return error;
+    }
+    let bucket = &request.source.bucket;
+    let endpoint = request.options.endpoint.as_deref().unwrap_or("AWS, because `endpoint` is not set");
+    let fix = match error.kind() {
+        Kind::NoBucket | Kind::NotFound => {
+            format!("there is no bucket {bucket:?} at {endpoint}: check the name, `endpoint` and `region`")
+        }
+        Kind::Denied => match error.code() {
+            "InvalidAccessKeyId" => {
+                "this store does not know the access key: check `profile` and `endpoint`".to_owned()
+            }
+            "SignatureDoesNotMatch" => "the secret key is wrong: check the credentials (`profile`)".to_owned(),
+            "ExpiredToken" | "InvalidToken" => "the session token has expired: renew the credentials".to_owned(),
+            "RequestTimeTooSkewed" => "set the clock of this machine".to_owned(),
+            _ => format!("check that these credentials (`profile`) may use bucket {bucket:?}"),
+        },
+        Kind::Unavailable | Kind::Timeout => format!("check `endpoint` ({endpoint}) and the network"),
+        Kind::Io | Kind::Invalid | Kind::Unsupported => format!("check that `endpoint` ({endpoint}) is an S3 endpoint"),
+        _ => return error,
+    };
+    error.with_fix(fix)
+}
+
+/// The directory exists and takes a file.
+fn check_staging(dir: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .and_then(|()| tempfile::tempfile_in(dir).map(drop))
+        .map_err(|e| {
+            Error::new(Kind::Invalid, format!("staging directory {}: {e}", dir.display()))
+                .with_fix("set `staging_dir` to a directory that can be written to")
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Reply;
+
+    fn request() -> Request {
+        Request {
+            source: "b:/p".parse().unwrap(),
+            dir: "/d".into(),
+            options: Options { endpoint: Some("http://h:1".into()), ..Options::default() },
+            background: false,
+        }
+    }
+
+    fn refused(code: &str) -> Error {
+        let reply = Reply { status: 403, code: code.into(), ..Reply::default() };
+        Error::new(Kind::Denied, "list objects").with_reply(reply)
+    }
+
+    #[test]
+    fn every_failure_names_a_setting() {
+        for (error, part) in [
+            (Error::new(Kind::NoBucket, "list objects"), "no bucket \"b\" at http://h:1"),
+            (refused("InvalidAccessKeyId"), "`profile`"),
+            (refused("SignatureDoesNotMatch"), "secret key is wrong"),
+            (refused("ExpiredToken"), "renew"),
+            (Error::new(Kind::Unavailable, "list objects"), "`endpoint` (http://h:1)"),
+            (Error::new(Kind::Io, "list objects"), "S3 endpoint"),
+            (Error::new(Kind::Denied, "x").with_fix("known"), "known"),
+        ] {
+            let line = explain(error, &request()).to_string();
+            assert!(line.contains(part) && !line.contains('\n'), "{line}");
+        }
+    }
+
+    #[test]
+    fn only_what_may_pass_is_waited_for() {
+        assert!(may_pass(&Error::new(Kind::Unavailable, "x")));
+        assert!(may_pass(&Error::new(Kind::Denied, "find credentials")));
+        assert!(!may_pass(&refused("SignatureDoesNotMatch")));
+        assert!(!may_pass(&Error::new(Kind::NoBucket, "x")));
+        assert!(is_plain_denial(&refused("AccessDenied")) && !is_plain_denial(&refused("InvalidAccessKeyId")));
+    }
+
+    #[test]
+    fn a_staging_directory_that_cannot_be_written_names_the_option() {
+        let error = check_staging(Path::new("/proc/no/such")).unwrap_err().to_string();
+        assert!(error.contains("`staging_dir`"), "{error}");
+        let dir = tempfile::tempdir().unwrap();
+        check_staging(&dir.path().join("a/b")).unwrap();
+    }
+
+    #[test]
+    fn options_become_settings() {
+        let keys = |name: &str| name.starts_with("AWS_").then(|| "x".to_owned());
+        let settings = settings(&request().options, &request().source, &keys).unwrap();
+        assert_eq!(settings.endpoint.as_deref(), Some("http://h:1"));
+        assert_eq!((settings.region.as_str(), settings.bucket.as_str()), ("us-east-1", "b"));
+        assert_eq!(settings.op_timeout, Duration::from_secs(60));
+    }
+}
