@@ -44,6 +44,7 @@ fn source_tree(into: &Path, files: usize) -> PathBuf {
     tree
 }
 
+// R10 R26 R33 R52 R54
 #[test]
 fn cp_a_stores_a_source_tree_and_diff_finds_no_difference() {
     let server = TestServer::start();
@@ -136,6 +137,7 @@ fn rsync_with_inplace_and_partial_updates_big_files() {
     );
 }
 
+// R9 R34 R56
 #[test]
 fn what_rclone_wrote_is_read_through_the_mount() {
     let server = TestServer::start();
@@ -156,6 +158,7 @@ fn what_rclone_wrote_is_read_through_the_mount() {
     mount.umount();
 }
 
+// R38 R50
 #[test]
 fn find_du_and_wc_agree_with_the_local_tree() {
     let server = TestServer::start();
@@ -186,6 +189,7 @@ fn find_du_and_wc_agree_with_the_local_tree() {
     mount.umount();
 }
 
+// R42 R44 R46
 #[test]
 fn mv_moves_files_and_directories() {
     same_as_local(

@@ -3,6 +3,7 @@
 use crate::common::{TestMount, TestServer, sh, temp_dir};
 use crate::same_as_local;
 
+// R67
 #[test]
 fn git_clones_commits_packs_and_checks() {
     let server = TestServer::start();
@@ -84,6 +85,7 @@ fn sqlite_with_a_journal_that_is_truncated() {
 }
 
 /// The linker writes its output in no order and maps it.
+// R15 R69
 #[test]
 fn a_program_and_a_shared_library_are_built_and_run() {
     let server = TestServer::start();

@@ -3,6 +3,7 @@
 use crate::common::{TestMount, TestServer};
 use crate::same_as_local;
 
+// R42
 #[test]
 fn editors_save_by_a_temporary_file_and_rename() {
     same_as_local(
@@ -22,6 +23,7 @@ PY
     );
 }
 
+// R5 R17 R22
 #[test]
 fn editors_save_by_truncating_and_writing() {
     same_as_local(
@@ -94,6 +96,7 @@ fn sed_i_sort_o_and_tee_change_files_in_place() {
     );
 }
 
+// R15 R17 R18
 #[test]
 fn dd_writes_with_seek_and_without_truncation() {
     same_as_local(
@@ -119,6 +122,7 @@ fn shells_append() {
 }
 
 /// Four processes append to one file through O_APPEND: no line is lost or torn.
+// R16
 #[test]
 fn several_processes_append_to_one_file() {
     let server = TestServer::start();
@@ -149,6 +153,7 @@ PY");
     mount.umount();
 }
 
+// R21
 #[test]
 fn files_are_written_through_a_mapping() {
     same_as_local(
@@ -170,6 +175,7 @@ PY
     );
 }
 
+// R48 R51
 #[test]
 fn a_deleted_file_lives_on_for_those_who_have_it_open() {
     same_as_local(

@@ -13,6 +13,7 @@ fn random_file(dir: &std::path::Path, mib: u64) -> String {
     sh(dir, &format!("head -c {mib}M /dev/urandom | tee big | sha256sum | cut -d' ' -f1")).trim().to_owned()
 }
 
+// R15 R23
 #[test]
 fn a_big_file_written_through_the_mount_is_whole() {
     let server = TestServer::start();
@@ -60,6 +61,7 @@ fn a_big_object_is_read_through_the_mount() {
     mount.umount();
 }
 
+// R38 R50
 #[test]
 fn five_thousand_files_in_one_directory() {
     let server = TestServer::start();

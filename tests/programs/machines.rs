@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::common::{TestMount, TestServer, command, eventually, is_mounted, sh, sh_fails, temp_dir};
 
 /// Another mount sees what was closed, at the latest when its entries have expired.
+// R1 R4 R6
 #[test]
 fn two_mounts_see_each_others_closed_files() {
     let server = TestServer::start();
@@ -40,6 +41,7 @@ fn two_mounts_see_each_others_closed_files() {
 }
 
 /// An object that another client replaces shows up too, and one that it deletes goes away.
+// R6
 #[test]
 fn a_mount_sees_what_rclone_changes() {
     let server = TestServer::start();
@@ -58,6 +60,7 @@ fn a_mount_sees_what_rclone_changes() {
 
 /// The daemon is killed in the middle of overwriting an object: the old one is intact, everything that was closed is
 /// there, and the next mount at the same place works.
+// R11 R73 R74
 #[test]
 fn kill_9_in_the_middle_of_a_write() {
     let server = TestServer::start();
@@ -97,6 +100,7 @@ fn kill_9_in_the_middle_of_a_write() {
 }
 
 /// `umount` right after `cp`, and SIGTERM with a file still open: what was acknowledged or still open is stored.
+// R10 R72
 #[test]
 fn nothing_is_lost_by_an_unmount() {
     let server = TestServer::start();

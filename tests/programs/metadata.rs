@@ -3,6 +3,7 @@
 use crate::common::{TestMount, TestServer, sh_fails};
 use crate::same_as_local;
 
+// R53 R54 R64
 #[test]
 fn modes_owners_and_times_are_found_again_by_another_mount() {
     let server = TestServer::start();
@@ -22,6 +23,7 @@ fn modes_owners_and_times_are_found_again_by_another_mount() {
     mount.umount();
 }
 
+// R65
 #[test]
 fn symbolic_links_are_kept() {
     let server = TestServer::start();
@@ -44,6 +46,7 @@ fn symbolic_links_are_kept() {
     mount.umount();
 }
 
+// R24 R30 R37 R46 R49 R67 R68
 #[test]
 fn what_the_store_cannot_do_is_refused_with_its_own_message() {
     let server = TestServer::start();
@@ -72,6 +75,7 @@ fn what_the_store_cannot_do_is_refused_with_its_own_message() {
     mount.umount();
 }
 
+// R63
 #[test]
 fn a_read_only_mount_changes_nothing() {
     let server = TestServer::start();
@@ -87,6 +91,7 @@ fn a_read_only_mount_changes_nothing() {
     assert_eq!(server.list(""), ["d/f"]);
 }
 
+// R35 R36
 #[test]
 fn directories_come_and_go() {
     same_as_local(
@@ -96,6 +101,7 @@ fn directories_come_and_go() {
     );
 }
 
+// R58 R60
 #[test]
 fn files_have_room_and_their_sizes_in_blocks() {
     let server = TestServer::start();
@@ -111,6 +117,7 @@ fn files_have_room_and_their_sizes_in_blocks() {
     mount.umount();
 }
 
+// R70
 #[test]
 fn locks_work_between_processes_of_one_host() {
     let server = TestServer::start();
