@@ -55,8 +55,7 @@ mod with_server {
             listen: args.listen,
             data: args.data.clone(),
             buckets: vec![args.bucket.clone()],
-            access_key: None,
-            secret_key: None,
+            ..Options::default()
         })
         .await
         .map_err(|e| Failure::Failed(format!("server on {}: {e}; change --listen", args.listen)))?;

@@ -1,20 +1,37 @@
 //! What the daemon drives: the file system as the kernel sees it, and the handles to end it and to look into it.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
-use super::Request;
-use crate::error::{Error, Kind, Result};
+use super::{Request, env};
+use crate::budget::Budget;
+use crate::cache::BlockCache;
+use crate::config::options::{Attrs, Options};
+use crate::error::{Error, Result};
+use crate::fs::{self, Defaults, Fs};
 use crate::fuse::session::{Filesystem, Notifier};
-use crate::key::Key;
-use crate::s3::S3;
+use crate::fuse::{Adapter, KernelNotifier};
+use crate::key::Prefix;
+use crate::read::{ReadSettings, Reads};
+use crate::s3::{Headers, NewObject, S3};
+use crate::write::{Limits, WriteSettings, Writes};
 
-/// What could not be stored, and why.
-pub type Unstored = Vec<(Key, Error)>;
+/// What could not be stored, by key, and why.
+pub type Unstored = Vec<(String, Error)>;
 /// Stores everything written so far, waiting until the deadline; says what is left. May be called again.
 pub type Drain = Box<dyn Fn(Instant) -> BoxFuture<'static, Unstored> + Send + Sync>;
+
+/// Changes of attributes wait this long for others: longer than `cp -a` or `rsync` take between two of one file,
+/// shorter than anybody waits for another machine to see a mode.
+const ATTR_DELAY: Duration = Duration::from_millis(500);
+/// Above this a copy in one request may time out (checklist XOS-OBJ-13).
+const COPY_THRESHOLD: u64 = 1 << 30;
+/// Rough size of a remembered inode, and the share of the memory bound they may take.
+const INODE_BYTES: u64 = 512;
+const INODE_SHARE: u64 = 16;
 
 /// A file system ready to be mounted.
 pub struct Volume<F> {
@@ -26,15 +43,72 @@ pub struct Volume<F> {
     pub dump: Box<dyn Fn() -> String + Send + Sync>,
 }
 
-/// Turns options into the settings of each layer and puts the layers together.
-pub fn build_fs(request: &Request, s3: S3, runtime: &Handle) -> Result<Volume<impl Filesystem + use<>>> {
-    // SEAM: the only thing in this module that is not final. Here `fs::Fs::new` and `fuse::adapter::Adapter::new`
-    // are called with what `request.options` says, and `drain` and `dump` become those of the `Fs`.
-    let _ = (request, s3, runtime);
-    Err::<Volume<Unbuilt>, _>(Error::new(Kind::Unsupported, "this build has no file system"))
+/// What the file system is told, from the options of a mount.
+pub fn fs_settings(options: &Options, root: Prefix) -> fs::Settings {
+    fs::Settings {
+        root,
+        defaults: Defaults {
+            uid: options.uid,
+            gid: options.gid,
+            file_perm: (options.file_bits() & 0o7777) as u16,
+            dir_perm: (options.dir_bits() & 0o7777) as u16,
+        },
+        read_only: options.read_only,
+        metadata_ttl: options.metadata_ttl,
+        negative_ttl: options.negative_ttl,
+        store_attrs: options.attrs == Attrs::Store,
+        attr_delay: ATTR_DELAY,
+        new_object: NewObject {
+            headers: Headers { content_type: options.content_type.clone(), ..Headers::default() },
+            storage_class: options.storage_class.clone(),
+            acl: options.acl.clone(),
+            tags: options.tags.clone(),
+            ..NewObject::default()
+        },
+        hide_odd_keys: options.hide_odd_keys,
+        capacity: options.capacity,
+        copy_threshold: COPY_THRESHOLD,
+        op_timeout: options.op_timeout,
+        remembered: usize::try_from(options.memory_bytes() / INODE_SHARE / INODE_BYTES).unwrap_or(usize::MAX),
+        conditional: true,
+    }
 }
 
-/// Stands where the adapter will.
-struct Unbuilt;
+/// Puts the layers together. Must be called inside the runtime.
+pub fn build(options: &Options, root: Prefix, s3: S3) -> Arc<Fs> {
+    let memory = usize::try_from(options.memory_bytes()).unwrap_or(usize::MAX);
+    let budget = Budget::new(memory);
+    let cache = BlockCache::new(budget.clone());
+    let read = ReadSettings {
+        max_readahead: usize::try_from(options.max_readahead).unwrap_or(usize::MAX),
+        patience: options.op_timeout,
+        ..ReadSettings::default()
+    };
+    let reads = Reads::new(s3.clone(), cache, read);
+    let write = WriteSettings {
+        limits: Limits { part_size: options.part_size, ..Limits::default() },
+        stream_after: options.stream_after,
+        max_uploads: options.max_uploads,
+        staging_dir: options.staging(&env),
+        patience: options.op_timeout,
+        ..WriteSettings::default()
+    };
+    let writes = Writes::new(s3.clone(), reads.clone(), budget, write);
+    Fs::new(s3, reads, writes, fs_settings(options, root))
+}
 
-impl Filesystem for Unbuilt {}
+/// The file system of one mount, and the handles to it.
+pub fn build_fs(request: &Request, s3: S3, runtime: &Handle) -> Result<Volume<impl Filesystem + use<>>> {
+    let _inside = runtime.enter();
+    let fs = build(&request.options, request.source.prefix.clone(), s3);
+    let (attached, drained, dumped) = (fs.clone(), fs.clone(), fs.clone());
+    Ok(Volume {
+        filesystem: Adapter::new(fs, runtime.clone()),
+        attach: Box::new(move |notifier| attached.set_kernel(Box::new(KernelNotifier(notifier)))),
+        drain: Box::new(move |deadline| {
+            let fs = drained.clone();
+            Box::pin(async move { fs.drain(deadline.saturating_duration_since(Instant::now())).await })
+        }),
+        dump: Box::new(move || dumped.dump()),
+    })
+}
