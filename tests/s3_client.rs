@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use xosfs::Kind;
 use xosfs::config::credentials::Credentials;
+use xosfs::demo::{Options, Server};
 use xosfs::key::Key;
 use xosfs::s3::*;
 
@@ -17,16 +18,27 @@ struct Fixture {
     endpoint: String,
     access_key: String,
     settings: Settings,
+    /// The embedded one, kept running.
+    server: Option<Server>,
 }
 
 impl Fixture {
     async fn new(name: &str) -> Fixture {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let given = std::env::var("XOSFS_TEST_S3").expect("XOSFS_TEST_S3 is set");
-        let mut words = given.split_whitespace().map(str::to_owned);
-        let mut next = || words.next().expect("XOSFS_TEST_S3 is ENDPOINT ACCESS_KEY SECRET_KEY [REGION]");
-        let (endpoint, access_key, secret_key) = (next(), next(), next());
-        let region = words.next().unwrap_or_else(|| "us-east-1".into());
+        let (endpoint, access_key, secret_key, region, server) = match std::env::var("XOSFS_TEST_S3") {
+            Ok(given) => {
+                let mut words = given.split_whitespace().map(str::to_owned);
+                let mut next = || words.next().expect("XOSFS_TEST_S3 is ENDPOINT ACCESS_KEY SECRET_KEY [REGION]");
+                let (endpoint, access_key, secret_key) = (next(), next(), next());
+                (endpoint, access_key, secret_key, words.next(), None)
+            }
+            Err(_) => {
+                let server = Server::start(Options::default()).await.unwrap();
+                let keys = server.keys();
+                (server.endpoint(), keys.access_key.clone(), keys.secret_key.clone(), None, Some(server))
+            }
+        };
+        let region = region.unwrap_or_else(|| "us-east-1".into());
         let unique = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let settings = Settings {
             endpoint: Some(endpoint.clone()),
@@ -37,7 +49,7 @@ impl Fixture {
         };
         let s3 = S3::new(settings.clone()).unwrap();
         s3.create_bucket(None, None).await.unwrap();
-        Fixture { s3, endpoint, access_key, settings }
+        Fixture { s3, endpoint, access_key, settings, server }
     }
 
     /// Another client of the same bucket.
@@ -48,7 +60,7 @@ impl Fixture {
     }
 
     fn is_embedded(&self) -> bool {
-        false
+        self.server.is_some()
     }
 }
 
