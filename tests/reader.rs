@@ -185,7 +185,7 @@ async fn a_small_file_costs_one_request() {
     rig.server.clear_log();
     rig.reads.open_fresh(&key, None).await.unwrap();
     let log = rig.server.log();
-    assert_eq!(log.iter().map(|r| &*r.operation).collect::<Vec<_>>(), ["HeadObject"]);
+    assert_eq!(log.iter().map(|r| r.operation).collect::<Vec<_>>(), ["HeadObject"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
