@@ -242,7 +242,12 @@ async fn wrong_answers_are_errors_and_never_data() {
         assert!(data == demo::synthetic("k", 3 * MIB..3 * MIB + 4096), "{action:?}");
         rig.reads.cache().forget_key(&object.id.key);
     }
-    assert_eq!(rig.budget.used(), 0);
+    // The last fetch may still be on its way out of its task.
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while rig.budget.used() > 0 {
+        assert!(Instant::now() < deadline, "{} bytes are never given back", rig.budget.used());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// Demand 7, F9: one version from the first byte to the last, or Stale.
