@@ -18,6 +18,8 @@
 pub mod budget;
 pub mod cache;
 pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod error;
 pub mod key;
 pub mod read;
