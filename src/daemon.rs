@@ -229,7 +229,9 @@ async fn mount<F: Filesystem + Send + 'static>(request: &Request, filesystem: F)
     };
     let (session, mounted) = blocking("mount", move || {
         let (fd, mounted) = plan.mount()?;
-        Ok((session::serve(filesystem, fd)?, mounted))
+        let session = session::serve(filesystem, fd)?;
+        mounted.raise_read_ahead();
+        Ok((session, mounted))
     })
     .await?;
     let dir: PathBuf = mounted.dir().to_owned();

@@ -170,8 +170,6 @@ impl Plan {
                 return Err(Error::new(Kind::Io, what));
             }
         };
-        // Only root may, and old kernels have no such file: reading ahead ourselves has to do then.
-        let _ = fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), READ_AHEAD_KB);
         Ok((fd, Mounted { dir: self.dir.clone(), device, active: true }))
     }
 }
@@ -194,6 +192,14 @@ pub fn unmount_path(dir: &Path, lazy: bool) -> Result<()> {
 impl Mounted {
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Raises the kernel's read-ahead. Only after [`serve`]: the answer to the kernel's greeting lowers it.
+    pub fn raise_read_ahead(&self) {
+        // Only root may, and old kernels have no such file: reading ahead ourselves has to do then.
+        if let Err(e) = fs::write(format!("/sys/class/bdi/{}/read_ahead_kb", self.device), READ_AHEAD_KB) {
+            tracing::debug!("read-ahead of the kernel stays as it is: {e}");
+        }
     }
 
     /// Unmounts, lazily when it is in use. Blocks; the session has to be served meanwhile.
