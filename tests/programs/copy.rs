@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::common::{TestMount, TestServer, sh, temp_dir};
+use crate::common::{TestMount, TestServer, assert_same_lines, sh, temp_dir};
 use crate::{assert_same_stat, assert_same_tree, same_as_local};
 
 /// A source tree of 2,000 to 3,000 files and at most 60 MB: crates of the local cargo registry, which are there
@@ -148,7 +148,7 @@ fn what_rclone_wrote_is_read_through_the_mount() {
     // Files without attributes of ours are ordinary files: modes are the default, not those of the source.
     let mount = TestMount::new(&server);
     let names = "find . -mindepth 1 -printf '%y %p\\n' | sort";
-    assert_eq!(mount.sh(&format!("cd tree; {names}")), sh(&tree, names));
+    assert_same_lines(&mount.sh(&format!("cd tree; {names}")), &sh(&tree, names), "names");
     sh(local.path(), &format!("diff -r tree '{}'", mount.join("tree").display()));
     assert_eq!(mount.sh("stat -c %a tree/run.sh"), "644\n");
     // Both directions meet: changed here, seen there.
@@ -179,7 +179,7 @@ fn find_du_and_wc_agree_with_the_local_tree() {
         "du --apparent-size -b -a | awk '!/\\.$/ {print}' | while read -r n f; do [ -d \"$f\" ] || echo \"$n $f\"; done | sort",
         "find . -name '*.md' -exec sha256sum {} + | sort",
     ] {
-        assert_eq!(sh(&copy, script), sh(&tree, script), "{script}");
+        assert_same_lines(&sh(&copy, script), &sh(&tree, script), script);
     }
     // What `find -delete` leaves is what it leaves elsewhere, here and in the bucket.
     for dir in [&copy, &tree] {

@@ -57,7 +57,7 @@ fn vim_saves_with_and_without_a_backup() {
     same_as_local(
         "vi=$(command -v vim.tiny || command -v vim); seq 50 >f; chmod 600 f; ln -s f link
          for mode in yes no auto; do
-           $vi -es -u NONE -N -i NONE -c \"set backupcopy=$mode backup\" -c '%s/5/five/g' -c 'wq' f </dev/null
+           $vi -es -u NONE -N -i NONE -c \"set backupcopy=$mode backup\" -c '%s/^/five /' -c 'wq' f </dev/null
            $vi -es -u NONE -N -i NONE -c \"set backupcopy=$mode nobackup\" -c '$s/$/!/' -c 'wq' f </dev/null
          done; ls -A; cat f 'f~'",
     );
@@ -180,7 +180,7 @@ PY
 fn a_deleted_file_lives_on_for_those_who_have_it_open() {
     same_as_local(
         "seq 100000 >f; exec 3<f 4>g; rm f; echo hidden >&4; rm g; sha256sum <&3; echo more >&4; exec 3<&- 4>&-; ls -A
-         (rm -f h; echo one; echo two) >h; cat h; rm h; echo again >h
+         (rm -f h; echo one; echo two) >h; ls -A; echo again >h; cat h
          python3 -c \"
 import os, tempfile
 with tempfile.TemporaryFile(dir='.') as t:

@@ -75,7 +75,7 @@ fn kill_9_in_the_middle_of_a_write() {
         .spawn()
         .unwrap();
     let mut young = command("bash")
-        .args(["-c", "exec >t/new; while echo line; do :; done"])
+        .args(["-c", "exec >t/new; while :; do echo line || exit 1; done"])
         .current_dir(mount.path())
         .stderr(Stdio::null())
         .spawn()

@@ -19,7 +19,7 @@ mod metadata;
 
 use std::path::Path;
 
-use common::{TestMount, TestServer, sh, temp_dir};
+use common::{TestMount, TestServer, assert_same_lines, sh, temp_dir};
 
 /// Runs `script` in an empty local directory and in a directory of the mount. Both print the same and leave the same
 /// tree, and the bucket holds just that, also after the mount has gone.
@@ -49,7 +49,7 @@ fn same_as_local(script: &str) {
 fn assert_same_tree(expected: &Path, found: &Path) {
     assert_same_stat(expected, found, "%A %s %N");
     let names = "find . -mindepth 1 | sort; find . -type d | sort";
-    assert_eq!(sh(found, names), sh(expected, names), "names");
+    assert_same_lines(&sh(found, names), &sh(expected, names), "names");
     sh(Path::new("/"), &format!("diff -r --no-dereference '{}' '{}'", expected.display(), found.display()));
 }
 
@@ -59,5 +59,5 @@ fn assert_same_stat(expected: &Path, found: &Path, format: &str) {
     let names = tempfile::NamedTempFile::new().unwrap();
     let stat = format!("xargs -0 -r stat -c '{format}' <'{}'", names.path().display());
     sh(expected, &format!("find . ! -type d -print0 | sort -z >'{}'", names.path().display()));
-    assert_eq!(sh(found, &stat), sh(expected, &stat), "{format}");
+    assert_same_lines(&sh(found, &stat), &sh(expected, &stat), format);
 }
