@@ -18,6 +18,7 @@ use super::attr::{Attr, Facts, FileKind};
 use super::handle::{Fh, FileHandle};
 use super::inode::{Ino, Inode, State};
 use super::{Entry, Fs};
+use crate::cache::BLOCK;
 use crate::error::{Error, Kind, Result};
 use crate::key::{Key, Name};
 use crate::read::Object;
@@ -130,7 +131,10 @@ impl Fs {
             let state = inode.state.lock();
             let fresh = state.confirmed.is_some_and(|t| t.elapsed() < self.settings.metadata_ttl)
                 || state.attr_pending && state.facts.etag.is_some();
-            let told = !state.facts.is_archive_class() || state.facts.meta.is_some();
+            // A file of one block whose metadata nobody has seen: the GET that reads it also tells whether it is a
+            // link. An archived one has to be asked for its state.
+            let small = state.attr.size > 0 && state.attr.size <= BLOCK as u64;
+            let told = state.facts.meta.is_some() || !small && !state.facts.is_archive_class();
             if fresh && told {
                 self.check_archived(&state.facts, &key)?;
             }
@@ -163,7 +167,7 @@ impl Fs {
         }
         self.absorb_meta(inode, &meta, asked);
         self.check_archived(&Facts::of_meta(&meta), &key)?;
-        Ok(Object { id: ObjectId { key, etag: meta.etag, version: meta.version }, size: meta.size })
+        Ok(Object::of(&key, &meta))
     }
 
     fn add_handle(
