@@ -1005,3 +1005,147 @@ fn throughput() {
     });
     println!("PUT: {:.2} GB/s", (16 * body.len()) as f64 / begun.elapsed().as_secs_f64() / 1e9);
 }
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    use s3s::crypto::Checksum as _;
+    s3s::crypto::Sha256::checksum(bytes)
+}
+
+fn hmac_sha256(key: &[u8], text: &str) -> [u8; 32] {
+    let mut block = [0; 64];
+    block[..key.len()].copy_from_slice(key);
+    let pad = |byte: u8| block.iter().map(|b| b ^ byte).collect::<Vec<u8>>();
+    let inner = sha256(&[pad(0x36), text.into()].concat());
+    sha256(&[pad(0x5c), inner.to_vec()].concat())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[tokio::test]
+async fn header_signatures_of_version_4_are_checked_with_their_payload() {
+    let (server, s3) = start().await;
+    let keys = server.keys();
+    let host = server.address().to_string();
+    let put = |secret: &str, payload: String, body: &'static str, date: jiff::Timestamp| {
+        let time = date.strftime("%Y%m%dT%H%M%SZ").to_string();
+        let day = &time[..8];
+        let scope = format!("{day}/us-east-1/s3/aws4_request");
+        let signed = "host;x-amz-content-sha256;x-amz-date";
+        let canonical = format!(
+            "PUT\n/{BUCKET}/k\n\nhost:{host}\nx-amz-content-sha256:{payload}\nx-amz-date:{time}\n\n{signed}\n{payload}"
+        );
+        let to_sign = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", hex(&sha256(canonical.as_bytes())));
+        let key = ["us-east-1", "s3", "aws4_request"]
+            .iter()
+            .fold(hmac_sha256(format!("AWS4{secret}").as_bytes(), day), |key, part| hmac_sha256(&key, part));
+        let signature = hex(&hmac_sha256(&key, &to_sign));
+        let credential = format!("{}/{scope}", keys.access_key);
+        let authorization =
+            format!("AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={signed}, Signature={signature}");
+        let request = s3.http.put(format!("{}/{BUCKET}/k", server.endpoint())).header("authorization", authorization);
+        request.header("x-amz-date", time).header("x-amz-content-sha256", payload).body(body).send()
+    };
+    let now = jiff::Timestamp::now();
+    let secret = keys.secret_key.as_str();
+    let unsigned = || "UNSIGNED-PAYLOAD".to_owned();
+    assert_eq!(put(secret, unsigned(), "one", now).await.unwrap().status(), 200);
+    assert_eq!(put(secret, hex(&sha256(b"two")), "two", now).await.unwrap().status(), 200);
+    assert_eq!(server.store().get(BUCKET, "k").unwrap(), "two");
+    let wrong = put("wrong", unsigned(), "three", now).await.unwrap();
+    assert_eq!(code(wrong).await, (403, "SignatureDoesNotMatch".into()));
+    let other = put(secret, hex(&sha256(b"two")), "twO", now).await.unwrap();
+    assert_eq!(code(other).await, (400, "XAmzContentSHA256Mismatch".into()));
+    let early = now - jiff::SignedDuration::from_hours(1);
+    assert_eq!(code(put(secret, unsigned(), "x", early).await.unwrap()).await, (403, "RequestTimeTooSkewed".into()));
+    // A client that follows the server's clock is let in.
+    server.knobs().set_clock(-3600);
+    assert_eq!(put(secret, unsigned(), "x", early).await.unwrap().status(), 200);
+    assert_eq!(server.store().get(BUCKET, "k").unwrap(), "x");
+}
+
+#[tokio::test]
+async fn a_presigned_url_expires() {
+    let (server, s3) = start().await;
+    server.store().put(BUCKET, "k", "x");
+    let c = s3.credentials().unwrap();
+    let early = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(100);
+    let sign = |seconds| {
+        let url = s3.bucket().object_url("k");
+        let none = std::iter::empty::<(&str, &str)>;
+        rusty_s3::signing::sign(
+            &early,
+            rusty_s3::Method::Get,
+            url,
+            c.key(),
+            c.secret(),
+            None,
+            "us-east-1",
+            seconds,
+            none(),
+            none(),
+        )
+    };
+    assert_eq!(code(s3.http.get(sign(99)).send().await.unwrap()).await, (403, "AccessDenied".into()));
+    assert_eq!(s3.http.get(sign(300)).send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_data_directory_has_one_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = || Options { data: Some(dir.path().to_owned()), ..Options::with_bucket(BUCKET) };
+    let server = Server::start(options()).await.unwrap();
+    let refused = Server::start(options()).await.err().unwrap();
+    assert!(refused.to_string().contains("in use"), "{refused}");
+    server.shutdown().await;
+    Server::start(options()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_form_upload_with_a_signed_policy_is_stored() {
+    use base64::Engine as _;
+    let (server, s3) = start().await;
+    let keys = server.keys();
+    let now = jiff::Timestamp::now();
+    let time = now.strftime("%Y%m%dT%H%M%SZ").to_string();
+    let credential = format!("{}/{}/us-east-1/s3/aws4_request", keys.access_key, &time[..8]);
+    let expiration = now + jiff::SignedDuration::from_secs(60);
+    let policy = serde_json::json!({
+        "expiration": expiration.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        "conditions": [
+            {"bucket": BUCKET},
+            {"key": "posted"},
+            {"x-amz-algorithm": "AWS4-HMAC-SHA256"},
+            {"x-amz-credential": credential},
+            {"x-amz-date": time},
+            ["content-length-range", 0, 10],
+        ],
+    });
+    let policy = base64::engine::general_purpose::STANDARD.encode(policy.to_string());
+    let key = [&time[..8], "us-east-1", "s3", "aws4_request"]
+        .iter()
+        .fold(format!("AWS4{}", keys.secret_key).into_bytes(), |key, part| hmac_sha256(&key, part).to_vec());
+    let signature = hex(&hmac_sha256(&key, &policy));
+    for (content, status) in [("hello", 204), ("more than ten bytes", 400)] {
+        let mut form = String::new();
+        for (name, value) in [
+            ("key", "posted"),
+            ("x-amz-algorithm", "AWS4-HMAC-SHA256"),
+            ("x-amz-credential", &credential),
+            ("x-amz-date", &time),
+            ("policy", &policy),
+            ("x-amz-signature", &signature),
+        ] {
+            form += &format!("--limit\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n");
+        }
+        form += "--limit\r\nContent-Disposition: form-data; name=\"file\"; filename=\"f\"\r\n";
+        form += &format!("Content-Type: text/plain\r\n\r\n{content}\r\n--limit--\r\n");
+        let request = s3.http.post(format!("{}/{BUCKET}", server.endpoint())).body(form);
+        let request = request.header("content-type", "multipart/form-data; boundary=limit");
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), status, "{}", response.text().await.unwrap());
+        assert_eq!(server.store().get(BUCKET, "posted").unwrap(), "hello");
+    }
+    assert_eq!(server.counts()["PostObject"], 2);
+}

@@ -2,7 +2,8 @@
 //!
 //! 1. Keys never become path components: a record is one JSON file named by the hash of what it describes, the
 //!    content lies in data files named by a number.
-//! 2. A crash between two steps: data is synced before the record that names it, a record replaces its predecessor
+//! 2. Two servers on one directory would undo each other's work: the second one does not start.
+//! 3. A crash between two steps: data is synced before the record that names it, a record replaces its predecessor
 //!    by rename, and data files that no record names are removed at the next start.
 
 use std::collections::HashSet;
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use nix::fcntl::{Flock, FlockArg};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
@@ -23,6 +25,8 @@ pub(super) struct Disk {
     root: PathBuf,
     next: AtomicU64,
     temporary: AtomicU64,
+    /// Held as long as the store is open.
+    _lock: Flock<File>,
 }
 
 /// A file with content. Removed when nothing refers to it any more, but not when the store goes away.
@@ -83,6 +87,11 @@ impl Disk {
             fs::create_dir_all(root.join(table.dir()))?;
         }
         fs::create_dir_all(root.join("data"))?;
+        let lock = File::create(root.join("lock"))?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| {
+            let what = format!("{} is in use by another server: {e}", root.display());
+            io::Error::new(io::ErrorKind::ResourceBusy, what)
+        })?;
         let mut next = 0;
         for entry in fs::read_dir(root.join("data"))? {
             let name = entry?.file_name();
@@ -90,7 +99,12 @@ impl Disk {
                 next = next.max(id + 1);
             }
         }
-        Ok(Arc::new(Disk { root: root.to_owned(), next: AtomicU64::new(next), temporary: AtomicU64::new(0) }))
+        Ok(Arc::new(Disk {
+            root: root.to_owned(),
+            next: AtomicU64::new(next),
+            temporary: AtomicU64::new(0),
+            _lock: lock,
+        }))
     }
 
     fn data_path(&self, id: u64) -> PathBuf {

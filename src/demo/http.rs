@@ -137,6 +137,7 @@ fn classify(method: &Method, bucket: &str, key: &str, has: impl Fn(&str) -> bool
             () if head => "HeadBucket",
             () if delete => "DeleteBucket",
             () if post && has("delete") => "DeleteObjects",
+            () if post => "PostObject",
             () => "Unknown",
         };
     }
@@ -214,6 +215,8 @@ fn lacks(b: &Behaviour, operation: &str, headers: &HeaderMap) -> Option<&'static
             .is_some_and(|v| v.contains("aws-chunked") || v.contains("STREAMING"))
     });
     match () {
+        () if any("x-amz-server-side-encryption-customer-") => Some("encryption with the client's keys"),
+        () if any("x-amz-object-lock-") => Some("object lock"),
         () if b.no_copy && operation == "CopyObject" => Some("copy"),
         () if b.no_part_copy && operation == "UploadPartCopy" => Some("copy of parts"),
         () if b.no_tagging && (operation.ends_with("Tagging") || has("x-amz-tagging")) => Some("tagging"),

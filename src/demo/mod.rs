@@ -116,7 +116,8 @@ impl s3s::host::S3Host for Domain {
     }
 }
 
-/// A running server. Stops when it is dropped; [`Server::shutdown`] waits for requests under way.
+/// A running server. Stops when it is dropped; [`Server::shutdown`] waits for requests under way, which is needed
+/// before another server can open the same directory.
 pub struct Server {
     shared: Arc<Shared>,
     address: SocketAddr,
@@ -174,7 +175,10 @@ impl Server {
         users.add(second.clone());
         let store = Store::open(options.data.as_deref(), OWNER)?;
         for bucket in &options.buckets {
-            store.create_bucket(bucket);
+            match store.add_bucket(bucket, acl::Acl::private(OWNER), None) {
+                Err(e) if *e.code() != s3s::S3ErrorCode::BucketAlreadyOwnedByYou => return Err(io::Error::other(e)),
+                _ => {}
+            }
         }
         let shared = Arc::new(Shared {
             store,

@@ -357,7 +357,7 @@ impl Service {
         let mut sink = Sink::new(self.0.store.disk(), length)?;
         if let Some(mut body) = body {
             while let Some(bytes) = body.next().await {
-                let bytes = bytes.map_err(|e| s3s::S3Error::with_source(s3s::S3ErrorCode::IncompleteBody, e))?;
+                let bytes = bytes.map_err(body_error)?;
                 if let Some(digest) = &mut digest {
                     digest.update(&bytes);
                 }
@@ -401,6 +401,20 @@ impl Service {
         }
         Ok(Received { data, etag, checksums: sums })
     }
+}
+
+/// What a body that could not be read means. The S3 crate keeps its error types to itself: only their text tells.
+fn body_error(e: s3s::StdError) -> s3s::S3Error {
+    let text = e.to_string();
+    if text.contains("Sha256Mismatch") {
+        return custom("XAmzContentSHA256Mismatch", 400, "x-amz-content-sha256 does not match what was received.");
+    }
+    let code = if text.contains("SignatureMismatch") {
+        s3s::S3ErrorCode::SignatureDoesNotMatch
+    } else {
+        s3s::S3ErrorCode::IncompleteBody
+    };
+    s3s::S3Error::with_source(code, e)
 }
 
 /// Where a body goes while it arrives.
