@@ -6,23 +6,19 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
-use s3s::StdError;
 use s3s::service::S3Service;
-use tokio::time::{Instant, Sleep};
 
 use super::Shared;
+use super::body::{self, Answer, Connection, Pace, Progress, drain};
 use super::knobs::{Action, Behaviour};
 use super::service::{Accepted, NextMarker};
 use super::store::{now, system_time};
@@ -55,12 +51,6 @@ pub struct LoggedRequest {
 struct Entry {
     request: LoggedRequest,
     progress: Arc<Progress>,
-}
-
-#[derive(Default)]
-struct Progress {
-    status: AtomicU16,
-    bytes_out: AtomicU64,
 }
 
 #[derive(Default)]
@@ -182,10 +172,14 @@ fn signed(headers: &HeaderMap, query: &[(String, String)]) -> bool {
     headers.contains_key("authorization") || query.iter().any(|(k, _)| is_secret(k))
 }
 
-fn describe(request: &Request<Incoming>) -> (LoggedRequest, Vec<(String, String)>) {
+fn describe(request: &Request<Incoming>, domain: Option<&str>) -> (LoggedRequest, Vec<(String, String)>) {
     let path = percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
     let path = path.strip_prefix('/').unwrap_or(&path);
-    let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
+    let host = request.headers().get("host").and_then(|h| h.to_str().ok());
+    let (bucket, key) = match host.zip(domain).and_then(|(host, domain)| super::bucket_of_host(host, domain)) {
+        Some(bucket) => (bucket, path),
+        None => path.split_once('/').unwrap_or((path, "")),
+    };
     let query: Vec<(String, String)> =
         url::form_urlencoded::parse(request.uri().query().unwrap_or("").as_bytes()).into_owned().collect();
     let headers = request.headers();
@@ -244,12 +238,6 @@ fn error(status: u16, code: &str, message: &str) -> Response<Answer> {
     response
 }
 
-/// Reads a request to its end, so that the client is ready to hear the answer.
-async fn drain(request: Request<Incoming>) {
-    let mut body = request.into_body();
-    while let Some(Ok(_)) = body.frame().await {}
-}
-
 /// One request. An error ends the connection without an answer.
 pub(super) async fn serve(
     shared: Arc<Shared>,
@@ -257,7 +245,7 @@ pub(super) async fn serve(
     connection: Arc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, io::Error> {
-    let (logged, query) = describe(&request);
+    let (logged, query) = describe(&request, shared.domain.as_deref());
     let (operation, key) = (logged.operation, logged.key.clone());
     let progress = shared.log.add(logged);
     let number = shared.requests.fetch_add(1, Ordering::Relaxed);
@@ -273,7 +261,7 @@ pub(super) async fn serve(
     let mut response = match refuse(&behaviour, operation, &action, clock, &request, &query) {
         Some(Err(e)) => return Err(e),
         Some(Ok(response)) => {
-            drain(request).await;
+            drain(request.into_body()).await;
             response
         }
         None => {
@@ -281,11 +269,15 @@ pub(super) async fn serve(
             if action == Some(Action::IgnoreRange) {
                 request.headers_mut().remove("range");
             }
-            let request = match behaviour.bytes_per_second {
-                None => request.map(s3s::Body::from),
-                Some(_) => request.map(|body| s3s::Body::http_body_unsync(Throttled::new(body, connection.clone()))),
-            };
+            let pace = behaviour.bytes_per_second.map(|_| Pace::new(connection.clone()));
+            let (parts, body) = request.into_parts();
+            let (body, unread) = body::Request::new(body, pace);
+            let request = Request::from_parts(parts, s3s::Body::http_body_unsync(body));
             let answer = service.call(request).await.map_err(|e| io::Error::other(format!("{e:?}")))?;
+            let unread = unread.lock().take();
+            if let Some(body) = unread {
+                drain(body).await;
+            }
             finish_answer(answer).await
         }
     };
@@ -408,178 +400,6 @@ fn shift_range(headers: &mut HeaderMap) {
     });
     if let Some(value) = shifted {
         headers.insert("content-range", value);
-    }
-}
-
-/// The speed limit of one connection.
-pub(super) struct Connection {
-    shared: Arc<Shared>,
-    /// When the bytes let through so far are paid for.
-    free: Mutex<Instant>,
-}
-
-impl Connection {
-    pub fn new(shared: Arc<Shared>) -> Arc<Self> {
-        Arc::new(Connection { shared, free: Mutex::new(Instant::now()) })
-    }
-
-    /// Books `n` bytes and says until when to wait.
-    fn book(&self, n: usize) -> Option<Instant> {
-        let rate = self.shared.knobs.with(|b| b.bytes_per_second).filter(|r| *r > 0)?;
-        let mut free = self.free.lock();
-        *free = (*free).max(Instant::now()) + Duration::from_secs_f64(n as f64 / rate as f64);
-        Some(*free)
-    }
-}
-
-struct Pace {
-    connection: Arc<Connection>,
-    wait: Option<Pin<Box<Sleep>>>,
-}
-
-impl Pace {
-    /// Bytes let through at once, so that slow bodies drip instead of coming in bursts.
-    const STEP: usize = 16 << 10;
-
-    fn new(connection: Arc<Connection>) -> Self {
-        Pace { connection, wait: None }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(wait) = &mut self.wait {
-            std::task::ready!(wait.as_mut().poll(cx));
-            self.wait = None;
-        }
-        Poll::Ready(())
-    }
-
-    fn book(&mut self, n: usize) {
-        self.wait = self.connection.book(n).map(|until| Box::pin(tokio::time::sleep_until(until)));
-    }
-}
-
-/// A request body that comes no faster than its connection may.
-struct Throttled {
-    inner: Incoming,
-    pace: Pace,
-}
-
-impl Throttled {
-    fn new(inner: Incoming, connection: Arc<Connection>) -> Self {
-        Throttled { inner, pace: Pace::new(connection) }
-    }
-}
-
-impl Body for Throttled {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        std::task::ready!(self.pace.poll(cx));
-        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            self.pace.book(data.len());
-        }
-        Poll::Ready(frame)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-}
-
-/// The body of an answer.
-pub(super) struct Answer {
-    inner: s3s::Body,
-    progress: Option<Arc<Progress>>,
-    pace: Option<Pace>,
-    /// Bytes after which the connection ends.
-    cut: Option<u64>,
-    /// Bytes after which nothing comes for a while.
-    stall: Option<(u64, Duration)>,
-    waiting: Option<Pin<Box<Sleep>>>,
-    sent: u64,
-    rest: Bytes,
-}
-
-impl Answer {
-    fn new(inner: s3s::Body) -> Self {
-        Answer { inner, progress: None, pace: None, cut: None, stall: None, waiting: None, sent: 0, rest: Bytes::new() }
-    }
-
-    fn whole(bytes: Bytes) -> Self {
-        Answer::new(s3s::Body::http_body(Full::new(bytes)))
-    }
-
-    fn left(&self) -> Option<u64> {
-        self.inner.size_hint().exact().map(|n| n + self.rest.len() as u64)
-    }
-
-    /// How much of the next piece may go at once.
-    fn step(&self, len: usize) -> usize {
-        let mut n = len;
-        if self.pace.is_some() {
-            n = n.min(Pace::STEP);
-        }
-        for limit in [self.cut, self.stall.map(|(after, _)| after)].into_iter().flatten() {
-            n = n.min(limit.saturating_sub(self.sent) as usize);
-        }
-        n
-    }
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = StdError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
-        let this = &mut *self;
-        if let Some(pace) = &mut this.pace {
-            std::task::ready!(pace.poll(cx));
-        }
-        if this.cut.is_some_and(|n| this.sent >= n) {
-            return Poll::Ready(Some(Err(io::Error::other("body cut").into())));
-        }
-        if let Some((after, time)) = this.stall
-            && this.sent >= after
-        {
-            let waiting = this.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
-            std::task::ready!(waiting.as_mut().poll(cx));
-            this.stall = None;
-        }
-        if this.rest.is_empty() {
-            match std::task::ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => this.rest = data,
-                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
-                },
-                other => return Poll::Ready(other),
-            }
-        }
-        let n = this.step(this.rest.len());
-        let bytes = this.rest.split_to(n);
-        this.sent += n as u64;
-        if let Some(progress) = &this.progress {
-            progress.bytes_out.fetch_add(n as u64, Ordering::Relaxed);
-        }
-        if let Some(pace) = &mut this.pace {
-            pace.book(n);
-        }
-        Poll::Ready(Some(Ok(Frame::data(bytes))))
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.left().map_or_else(SizeHint::default, SizeHint::with_exact)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.inner.is_end_stream() && self.cut.is_none()
     }
 }
 

@@ -6,9 +6,11 @@
 
 mod acl;
 mod attribute;
+mod body;
 mod bucket;
 mod copy;
 mod data;
+mod direct;
 mod disk;
 mod http;
 mod knobs;
@@ -37,10 +39,11 @@ use tokio_util::task::TaskTracker;
 
 pub use self::acl::Keys;
 pub use self::data::synthetic;
+pub use self::direct::ObjectInfo;
 pub use self::http::LoggedRequest;
 pub use self::knobs::{Action, Behaviour, Knobs, Rule};
 pub use self::sample::sample;
-pub use self::store::{Attributes, ObjectInfo, Store};
+pub use self::store::{Attributes, Store};
 
 /// Canonical ids of the two users there are from the start.
 const OWNER: &str = "0e1f2a3b4c5d6e7f8091a2b3c4d5e6f7a8b9cadbecfd0e1f2a3b4c5d6e7f8091";
@@ -91,6 +94,26 @@ struct Shared {
     users: acl::Users,
     log: http::Log,
     requests: AtomicU64,
+    domain: Option<String>,
+}
+
+/// The bucket of `BUCKET.DOMAIN`, whatever the port.
+fn bucket_of_host<'a>(host: &'a str, domain: &str) -> Option<&'a str> {
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    name.strip_suffix(domain)?.strip_suffix('.').filter(|b| !b.is_empty())
+}
+
+/// Virtual-hosted requests for one domain; any other host name is a path-style request.
+struct Domain(String);
+
+impl s3s::host::S3Host for Domain {
+    fn parse_host_header<'a>(&'a self, host: &'a str) -> s3s::S3Result<s3s::host::VirtualHost<'a>> {
+        let virtual_host = s3s::host::VirtualHost::new(self.0.as_str());
+        Ok(match bucket_of_host(host, &self.0) {
+            Some(bucket) => virtual_host.with_bucket(bucket),
+            None => virtual_host,
+        })
+    }
 }
 
 /// A running server. Stops when it is dropped; [`Server::shutdown`] waits for requests under way.
@@ -159,13 +182,13 @@ impl Server {
             users,
             log: http::Log::default(),
             requests: AtomicU64::new(0),
+            domain: options.domain.clone(),
         });
         let mut builder = S3ServiceBuilder::new(service::Service(shared.clone()));
         builder.set_auth(acl::Auth(shared.clone()));
         builder.set_access(acl::Everybody);
-        if let Some(domain) = &options.domain {
-            let domain = s3s::host::SingleDomain::new(domain);
-            builder.set_host(domain.map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?);
+        if let Some(domain) = options.domain {
+            builder.set_host(Domain(domain));
         }
         let mut config = S3Config::default();
         // `http::serve` checks the time itself, against a clock that can be set.
@@ -311,7 +334,7 @@ async fn connection(
     service: S3Service,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let limits = http::Connection::new(shared.clone());
+    let limits = body::Connection::new(shared.clone());
     let serve = hyper::service::service_fn(move |request| {
         http::serve(shared.clone(), service.clone(), limits.clone(), request)
     });

@@ -109,14 +109,12 @@ impl Service {
             if listed.is_empty() {
                 return Err(s3_error!(MalformedXML, "You must specify at least one part"));
             }
+            if listed.windows(2).any(|w| w[0].part_number >= w[1].part_number) {
+                return Err(s3_error!(InvalidPartOrder, "The list of parts was not in ascending order."));
+            }
             let mut parts: Vec<&UploadedPart> = Vec::with_capacity(listed.len());
-            let mut before = 0;
             for (at, one) in listed.iter().enumerate() {
                 let number = part_number(one.part_number.unwrap_or(0))?;
-                if number <= before {
-                    return Err(s3_error!(InvalidPartOrder, "The list of parts was not in ascending order."));
-                }
-                before = number;
                 let invalid = || s3_error!(InvalidPart, "One or more of the specified parts could not be found.");
                 let part = up.parts.get(&number).ok_or_else(invalid)?;
                 if one.e_tag.as_ref().is_none_or(|t| t.value() != part.etag) {
@@ -186,7 +184,7 @@ impl Service {
             if who.as_ref() != Some(&b.info.acl.owner) && who.as_ref() != Some(&up.owner) {
                 return Err(denied());
             }
-            let mut rest = up.parts.range(marker + 1..);
+            let mut rest = up.parts.range(marker.saturating_add(1)..);
             let parts: Vec<Part> = rest
                 .by_ref()
                 .take(page)

@@ -241,7 +241,7 @@ impl Version {
 
     /// Archived bytes cannot be read before they are restored.
     pub fn check_readable(&self) -> S3Result<()> {
-        if self.archived() && !self.restored().is_some_and(|r| now() >= r.ready) {
+        if self.archived() && self.restored().is_none_or(|r| now() < r.ready) {
             return Err(s3_error!(
                 InvalidObjectState,
                 "The operation is not valid for the object's storage class and access tier"
