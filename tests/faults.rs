@@ -615,6 +615,29 @@ async fn a_slow_upload_lives_as_long_as_it_moves() {
 }
 
 #[tokio::test]
+async fn an_upload_that_nobody_reads_is_given_up() {
+    // Accepts and never reads: the kernel's buffers fill, then nothing moves.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let _held = listener.accept().await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let s3 = S3::new(Settings {
+        endpoint: Some(endpoint),
+        bucket: "bucket".into(),
+        read_timeout: Duration::from_millis(300),
+        retries: 0,
+        ..Settings::default()
+    })
+    .unwrap();
+    let begun = Instant::now();
+    let data: Payload = Bytes::from(vec![0; 64 << 20]).into();
+    assert_eq!(s3.upload_part(&key(), "u", 1, data).await.unwrap_err().kind(), Kind::Timeout);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
 async fn no_secret_is_in_an_error() {
     let script = Script::new(vec![error(403, "SignatureDoesNotMatch"), Reply::Close]).await;
     let s3 = script.client(|s| {

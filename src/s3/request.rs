@@ -281,6 +281,8 @@ impl S3 {
         let result = self.answer(action, request, progress, deadline).await;
         shared.counters.bytes_out.fetch_add(progress.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
         let mut response = result?;
+        // A transfer may have outlived the deadline; its answer still gets the usual time.
+        let deadline = if action.bulk { Instant::now() + shared.settings.op_timeout } else { deadline };
         let status = response.status().as_u16();
         let headers = response.headers().clone();
         if !response.status().is_success() {
@@ -328,7 +330,9 @@ impl S3 {
             match tokio::time::timeout_at(until, &mut send).await {
                 Ok(Ok(response)) => return Ok(response),
                 Ok(Err(error)) => return Err(Failure::of_transport(error)),
-                Err(_) if Instant::from_std(progress.last()) > quiet_since || (action.slow && until < deadline) => {}
+                Err(_)
+                    if Instant::from_std(progress.last()) > quiet_since
+                        || (action.slow && progress.is_done() && until < deadline) => {}
                 Err(_) if !progress.is_done() => return Err(Failure::Stalled("upload stalled")),
                 Err(_) => return Err(Failure::Stalled("no answer in time")),
             }
