@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use xosfs::config::credentials::Credentials;
+use xosfs::demo::{Action, Options, Rule, Server};
 use xosfs::key::Key;
 use xosfs::s3::*;
 use xosfs::{Error, Kind};
@@ -186,7 +187,7 @@ async fn put(s3: &S3, condition: Condition) -> Result<Stored, Error> {
 }
 
 fn parts() -> Vec<Part> {
-    vec![Part { number: 1, etag: ETag::new("p"), size: 5 }]
+    vec![Part { number: 1, etag: ETag::new("5d41402abc4b2a76b9719d911017c592"), size: 5 }]
 }
 
 #[tokio::test]
@@ -335,14 +336,29 @@ async fn an_error_in_a_200_is_an_error() {
 
 #[tokio::test]
 async fn a_completion_whose_answer_got_lost_is_settled_by_looking() {
-    let size = |n: &str| Reply::Answer(200, vec![etag("0123-1"), ("content-length", n.to_owned())], vec![]);
-    let script = Script::new(vec![Reply::Close, error(404, "NoSuchUpload"), size("5")]).await;
-    let stored = script.client(|_| {}).complete_upload(&key(), "u", &parts(), &Condition::None).await.unwrap();
-    assert_eq!((stored.etag.as_str(), script.count()), ("0123-1", 3));
-    // Another object is there: the upload did not make it.
-    let script = Script::new(vec![Reply::Close, error(404, "NoSuchUpload"), size("6")]).await;
-    let e = script.client(|_| {}).complete_upload(&key(), "u", &parts(), &Condition::None).await.unwrap_err();
-    assert_eq!(e.kind(), Kind::Stale);
+    let found = |tag: &str, size: &str, modified: &str| {
+        let headers = vec![etag(tag), ("content-length", size.to_owned()), ("last-modified", modified.to_owned())];
+        Reply::Answer(200, headers, vec![])
+    };
+    let (old, new) = ("Thu, 01 Jan 2026 00:00:00 GMT", "Thu, 01 Jan 2099 00:00:00 GMT");
+    let tag = "62109206880d38a4010a98e11243924a-1";
+    for (object, is_ours) in [
+        (found(tag, "5", old), true),
+        // A tag of another making: the age tells.
+        (found("opaque", "5", new), true),
+        // Somebody else's object, or the one of before.
+        (found(tag, "6", new), false),
+        (found("opaque", "5", old), false),
+        (error(404, ""), false),
+    ] {
+        let script = Script::new(vec![Reply::Close, error(404, "NoSuchUpload"), object]).await;
+        let result = script.client(|_| {}).complete_upload(&key(), "u", &parts(), &Condition::None).await;
+        assert_eq!(script.count(), 3);
+        match result {
+            Ok(_) => assert!(is_ours),
+            Err(e) => assert_eq!((e.kind(), is_ours), (Kind::Stale, false)),
+        }
+    }
     // Nothing got lost: it is simply gone.
     let script = Script::new(vec![error(404, "NoSuchUpload")]).await;
     let e = script.client(|_| {}).complete_upload(&key(), "u", &parts(), &Condition::None).await.unwrap_err();
@@ -599,6 +615,29 @@ async fn a_slow_upload_lives_as_long_as_it_moves() {
 }
 
 #[tokio::test]
+async fn an_upload_that_nobody_reads_is_given_up() {
+    // Accepts and never reads: the kernel's buffers fill, then nothing moves.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let _held = listener.accept().await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let s3 = S3::new(Settings {
+        endpoint: Some(endpoint),
+        bucket: "bucket".into(),
+        read_timeout: Duration::from_millis(300),
+        retries: 0,
+        ..Settings::default()
+    })
+    .unwrap();
+    let begun = Instant::now();
+    let data: Payload = Bytes::from(vec![0; 64 << 20]).into();
+    assert_eq!(s3.upload_part(&key(), "u", 1, data).await.unwrap_err().kind(), Kind::Timeout);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
 async fn no_secret_is_in_an_error() {
     let script = Script::new(vec![error(403, "SignatureDoesNotMatch"), Reply::Close]).await;
     let s3 = script.client(|s| {
@@ -611,4 +650,42 @@ async fn no_secret_is_in_an_error() {
         assert!(!shown.contains("geheim") && !shown.contains("token1") && !shown.contains("X-Amz"), "{shown}");
     }
     assert!(script.requests()[0].target.contains("X-Amz-Security-Token=token1"));
+}
+
+/// The embedded server carries requests out and then loses the answer: what the script can only pretend.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_answers_of_a_real_store_do_no_harm() {
+    let server = Server::start(Options::with_bucket("bucket")).await.unwrap();
+    let keys = server.keys();
+    let s3 = S3::new(Settings {
+        endpoint: Some(server.endpoint()),
+        bucket: "bucket".into(),
+        credentials: Credentials::fixed(keys.access_key.as_str(), keys.secret_key.as_str(), None),
+        read_timeout: Duration::from_secs(2),
+        ..Settings::default()
+    })
+    .unwrap();
+    let lose = |operation: &str| server.knobs().fail(Rule::new(operation, Action::CutBeforeAnswer));
+    let new = NewObject::default();
+    lose("PutObject");
+    put(&s3, Condition::Absent).await.unwrap();
+    assert_eq!(get(&s3).await.unwrap(), "hello");
+    let upload = s3.create_upload(&key(), &new).await.unwrap();
+    lose("UploadPart");
+    let part = s3.upload_part(&key(), &upload, 1, Bytes::from_static(b"parts").into()).await.unwrap();
+    lose("CompleteMultipartUpload");
+    let stored = s3.complete_upload(&key(), &upload, &[part], &Condition::None).await.unwrap();
+    assert_eq!(s3.head(&key(), None).await.unwrap().etag, stored.etag);
+    assert_eq!(get(&s3).await.unwrap(), "parts");
+    lose("DeleteObject");
+    s3.delete(&key(), None).await.unwrap();
+    lose("CreateBucket");
+    let other = s3.for_bucket("other-bucket");
+    other.create_bucket(None, None).await.unwrap();
+    lose("DeleteBucket");
+    other.delete_bucket().await.unwrap();
+    let counts = server.counts();
+    for operation in ["PutObject", "CompleteMultipartUpload", "DeleteObject", "CreateBucket", "DeleteBucket"] {
+        assert_eq!(counts[operation], 2, "{operation}: {counts:?}");
+    }
 }

@@ -7,7 +7,11 @@
 use std::error::Error as _;
 use std::time::{Duration, SystemTime};
 
+use http::HeaderMap;
+
 use super::operation::Op;
+use super::request::header;
+use super::xml;
 use crate::error::{Error, Kind, Reply};
 
 /// Why one attempt failed.
@@ -324,8 +328,37 @@ fn advice(op: Op, bucket: &str, kind: Kind, a: &Answered) -> Option<String> {
     Some(text)
 }
 
+/// Reads an answer that is an error.
+pub(super) fn answered(status: u16, headers: &HeaderMap, body: &[u8]) -> Failure {
+    let document = xml::error_document(body);
+    let is_document = document.is_some();
+    let document = document.unwrap_or_default();
+    let message = if is_document {
+        document.message
+    } else {
+        // A proxy's page: its first words tell more than nothing.
+        let text: String = String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(120).collect();
+        text.trim().to_owned()
+    };
+    let id = header(headers, "x-amz-request-id").or_else(|| header(headers, "x-obs-request-id"));
+    Failure::Answer(Box::new(Answered {
+        status,
+        region: header(headers, "x-amz-bucket-region")
+            .or_else(|| header(headers, "x-obs-bucket-location"))
+            .map(str::to_owned)
+            .or(document.region)
+            .or_else(|| region_in_message(&message)),
+        code: document.code,
+        message,
+        request_id: id.map_or(document.request_id, str::to_owned),
+        endpoint: document.endpoint,
+        date: header(headers, "date").and_then(xml::time),
+        retry_after: header(headers, "retry-after").and_then(|v| v.parse().ok()).map(Duration::from_secs),
+    }))
+}
+
 /// The region that a store asks for in words only.
-pub(super) fn region_in_message(message: &str) -> Option<String> {
+fn region_in_message(message: &str) -> Option<String> {
     let after = if let Some((_, rest)) = message.split_once("expecting '") {
         rest.split('\'').next()
     } else if let Some((_, rest)) = message.split_once("expected: ") {

@@ -29,7 +29,7 @@ mod xml;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
 use tokio::sync::Semaphore;
@@ -225,6 +225,14 @@ impl S3 {
     /// Figures of all buckets that share these connections.
     pub fn stats(&self) -> RequestCounts {
         self.shared().counters.snapshot()
+    }
+
+    /// Now, by the store's clock as far as it is known.
+    fn store_time(&self) -> SystemTime {
+        let offset = self.shared().clock.load(Ordering::Relaxed);
+        let distance = Duration::from_millis(offset.unsigned_abs());
+        let now = SystemTime::now();
+        if offset < 0 { now - distance } else { now + distance }
     }
 
     fn shared(&self) -> &Arc<Shared> {

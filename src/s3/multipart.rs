@@ -1,19 +1,22 @@
 //! Multipart uploads.
 //!
-//! 1. CompleteMultipartUpload is the one request whose repetition fails although the first attempt worked: after a
-//!    lost answer, "no such upload" is settled by looking at the object.
+//! 1. CompleteMultipartUpload is the one request whose repetition fails although the first attempt worked ("no such
+//!    upload", or for ever "in progress" on Ceph): after a lost answer this is settled by looking at the object. An
+//!    older object of the same size must not pass for the new one, so its entity tag or its age has to fit too.
 //! 2. Some stores complete without telling the entity tag; then the object is looked at, and its size must be the
 //!    sum of the parts.
 
 use std::ops::Range;
+use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
+use md5::{Digest, Md5};
 use rusty_s3::Method;
 
 use super::object::{of_meta, source_headers, stale};
 use super::operation::Op;
 use super::request::Action;
-use super::types::{Condition, ETag, NewObject, Part, Payload, Source, Stored, Upload};
+use super::types::{Condition, ETag, NewObject, ObjectMeta, Part, Payload, Source, Stored, Upload};
 use super::{S3, headers, xml};
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
@@ -111,34 +114,26 @@ impl S3 {
             action.headers.retain(|(name, _)| name != "content-md5");
             action
         };
+        let begun = self.store_time();
         let answer = match self.conditional(&make, condition).await {
             Ok(answer) => answer,
-            Err((error, true))
-                if matches!(error.kind(), Kind::Stale | Kind::NotFound | Kind::Exists | Kind::Conflict | Kind::Io) =>
-            {
-                return self.completed(key, parts).await.map_err(|_| gone(error));
+            Err((error, true)) if error.kind() != Kind::Denied => {
+                // Whatever looking fails with, the first error is the news.
+                let Ok(meta) = self.head(key, None).await else { return Err(gone(error)) };
+                return if is_made_of(&meta, parts, begun) { Ok(of_meta(meta)) } else { Err(gone(error)) };
             }
             Err((error, _)) => return Err(gone(error)),
         };
         let etag = xml::parse(&answer.body).ok().and_then(|d| d.some("ETag")).map(|e| ETag::new(&e));
-        match etag {
-            Some(etag) if !etag.as_str().is_empty() => Ok(headers::stored(&answer.headers, Some(etag), None)),
-            _ => self.completed(key, parts).await,
+        if let Some(etag) = etag
+            && !etag.as_str().is_empty()
+        {
+            return Ok(headers::stored(&answer.headers, Some(etag), None));
         }
-    }
-
-    /// What a completed upload made; an error when the object is not it.
-    async fn completed(&self, key: &Key, parts: &[Part]) -> Result<Stored> {
         let meta = self.head(key, None).await?;
-        let size: u64 = parts.iter().map(|p| p.size).sum();
+        let size = total(parts);
         if meta.size != size {
             let text = format!("complete multipart upload: object has {} bytes, its parts {size}", meta.size);
-            return Err(Error::new(Kind::Io, text).with_key(key));
-        }
-        // The usual form of such a tag ends in the number of parts: another number is another object.
-        let count = meta.etag.as_str().rsplit_once('-').and_then(|(_, n)| n.parse::<usize>().ok());
-        if count.is_some_and(|n| n != parts.len()) {
-            let text = format!("complete multipart upload: object has entity tag {}", meta.etag);
             return Err(Error::new(Kind::Io, text).with_key(key));
         }
         Ok(of_meta(meta))
@@ -230,10 +225,56 @@ impl S3 {
     }
 }
 
+fn total(parts: &[Part]) -> u64 {
+    parts.iter().map(|p| p.size).sum()
+}
+
+/// The entity tag that most stores give an object of these parts: the MD5 of the parts' MD5s, and their number.
+fn usual_tag(parts: &[Part]) -> Option<String> {
+    let mut digest = Md5::new();
+    for part in parts {
+        let hex = part.etag.as_str();
+        if hex.len() != 32 || !hex.is_ascii() {
+            return None;
+        }
+        for at in (0..32).step_by(2) {
+            digest.update([u8::from_str_radix(&hex[at..at + 2], 16).ok()?]);
+        }
+    }
+    let hex: String = digest.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    Some(format!("{hex}-{}", parts.len()))
+}
+
+/// Whether this object is what a completion that began at `begun` (the store's clock) made of `parts`.
+fn is_made_of(meta: &ObjectMeta, parts: &[Part], begun: SystemTime) -> bool {
+    // Times in headers are whole seconds; the clocks were compared when the store complained, or agree roughly.
+    const SLACK: Duration = Duration::from_secs(5);
+    meta.size == total(parts)
+        && (usual_tag(parts).is_some_and(|tag| tag == meta.etag.as_str())
+            || meta.last_modified.is_some_and(|t| t + SLACK >= begun))
+}
+
 /// Requests on an upload: a 404 of any name means that it is gone.
 fn gone(error: Error) -> Error {
     match error.kind() {
         Kind::NotFound => error.with_kind(Kind::Stale),
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_entity_tag_of_parts() {
+        // Two parts of the reference example: 5 MiB of zero bytes and `tail`.
+        let zeros = Md5::digest(vec![0; 5 << 20]);
+        let tail = Md5::digest(b"tail");
+        let hex = |d: &[u8]| d.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let part = |number, hex: &str, size| Part { number, etag: ETag::new(hex), size };
+        let parts = [part(1, &hex(&zeros), 5 << 20), part(2, &hex(&tail), 4)];
+        assert_eq!(usual_tag(&parts).as_deref(), Some("47693b6aafc99e607a33f321da4dc903-2"));
+        assert_eq!(usual_tag(&[part(1, "opaque", 1)]), None);
     }
 }

@@ -151,6 +151,20 @@ pub(super) fn root_name(bytes: &[u8]) -> Option<String> {
     }
 }
 
+/// Whether a document ends where its root element does.
+pub(super) fn is_whole(body: &[u8], root: &str) -> bool {
+    let end = body.trim_ascii_end();
+    if end.ends_with(b"/>") {
+        // Rare enough (an empty root) to read it all.
+        return parse(end).is_ok();
+    }
+    let Some(tag) = end.strip_suffix(b">") else { return false };
+    let Some(open) = tag.iter().rposition(|b| *b == b'<') else { return false };
+    let name = tag[open + 1..].trim_ascii_end();
+    // `</Root` or `</prefix:Root`, or a comment after it.
+    (name.starts_with(b"/") && name.ends_with(root.as_bytes())) || name.starts_with(b"!--")
+}
+
 /// What an error document says: `<Error>` of S3 at any depth, which includes STS's `<ErrorResponse>`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ErrorDocument {
@@ -275,6 +289,16 @@ mod tests {
         assert_eq!(parse(out.as_bytes()).unwrap().text, key);
         assert!(is_writable(key));
         assert!(!is_writable("\u{1}") && !is_writable("\u{ffff}"));
+    }
+
+    #[test]
+    fn cut_documents_are_noticed() {
+        assert!(is_whole(b"<A><B/></A>\n", "A"));
+        assert!(is_whole(b"<s:A></s:A >", "A"));
+        assert!(is_whole(b"<A/>", "A"));
+        assert!(!is_whole(b"<A><B>1</B>", "A"));
+        assert!(!is_whole(b"<A><B>1</", "A"));
+        assert!(!is_whole(b"<A><B/>", "A"));
     }
 
     #[test]
