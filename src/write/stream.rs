@@ -175,7 +175,7 @@ impl Stream {
     }
 }
 
-async fn send(io: &Arc<Writes>, upload: &Upload, number: u32, size: u64, taken: Taken) -> Result<Part> {
+async fn send(io: &Arc<Writes>, upload: &Arc<Upload>, number: u32, size: u64, taken: Taken) -> Result<Part> {
     let _permit = io.permit(&io.uploads, "an upload slot").await?;
     let id = upload.id().await?;
     let (payload, _lease) = io.gather(None, &taken.pieces).await?;
