@@ -47,7 +47,7 @@ impl Layout {
 
     /// Bytes of part `number`, counted from 1.
     pub fn size(&self, number: u32) -> u64 {
-        let doubled = if self.step == 0 { 0 } else { (number - 1) / self.step };
+        let doubled = (number - 1).checked_div(self.step).unwrap_or(0);
         self.first.checked_shl(doubled).filter(|s| s >> doubled == self.first).unwrap_or(u64::MAX).min(self.max_part)
     }
 
