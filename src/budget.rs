@@ -11,6 +11,9 @@ use tokio::sync::Notify;
 
 use crate::error::{Error, Kind, Result};
 
+/// How soon a waiting lease looks for blocks that can be given up by now.
+const RETRY: Duration = Duration::from_millis(50);
+
 type Reclaim = Box<dyn Fn(usize) + Send + Sync>;
 
 /// A number of bytes that leases are taken from.
@@ -86,7 +89,9 @@ impl Budget {
             if let Some(lease) = self.try_lease(bytes) {
                 return Ok(lease);
             }
-            if tokio::time::timeout_at(deadline, freed).await.is_err() {
+            // Cached blocks that become reclaimable give no notice: look again now and then.
+            let again = tokio::time::Instant::now() + RETRY;
+            if tokio::time::timeout_at(deadline.min(again), freed).await.is_err() && again >= deadline {
                 return Err(
                     Error::new(Kind::NoMemory, format!("wait for {bytes} bytes of memory")).with_fix("raise `memory`")
                 );

@@ -148,20 +148,31 @@ fn stopped() -> Error {
     Error::new(Kind::Io, "store object: the file was deleted")
 }
 
-/// Sends the parts in parallel; the first error ends them all.
+/// Sends the parts in parallel; the first error ends them all, and none is under way any more when it is returned.
 async fn send_parts(
     io: &Arc<Writes>,
     job: &Job,
     upload: &Arc<Upload>,
     parts: Vec<(u32, PlannedPart)>,
 ) -> Result<Vec<Part>> {
+    let mut running = JoinSet::new();
+    let done = send_all(io, job, upload, parts, &mut running).await;
+    running.shutdown().await;
+    done
+}
+
+async fn send_all(
+    io: &Arc<Writes>,
+    job: &Job,
+    upload: &Arc<Upload>,
+    parts: Vec<(u32, PlannedPart)>,
+    running: &mut JoinSet<Result<Part>>,
+) -> Result<Vec<Part>> {
     // Before any part: one request tells whether the store lets us write at all.
     upload.id().await?;
-    let mut running: JoinSet<Result<Part>> = JoinSet::new();
     let mut done = Vec::with_capacity(parts.len());
     let mut parts = parts.into_iter();
     let mut next = parts.next();
-    // Dropping `running` on an early return stops what is under way.
     loop {
         // Only as many tasks as may send at a time; the wait for a permit goes on while parts finish.
         let joined = if running.len() < io.settings.max_uploads.max(1) && next.is_some() {
@@ -206,7 +217,7 @@ async fn send_parts(
 
 async fn one_part(
     io: &Arc<Writes>,
-    upload: &Upload,
+    upload: &Arc<Upload>,
     base: Option<&Object>,
     frozen: &Frozen,
     number: u32,

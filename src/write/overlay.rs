@@ -354,7 +354,7 @@ impl Overlay {
 
     /// Cuts a wholly dirty range of whole pages out, without copying.
     pub fn take(&mut self, range: Range<u64>) -> Taken {
-        debug_assert!(range.start % PAGE == 0 && range.end % PAGE == 0);
+        debug_assert!(range.start.is_multiple_of(PAGE) && range.end.is_multiple_of(PAGE));
         let indices: Vec<u64> = self.pages.range(range.start / PAGE..range.end / PAGE).map(|(i, _)| *i).collect();
         for index in &indices {
             if let Some(Page::Memory { buffer, .. }) = self.pages.get_mut(index) {

@@ -187,6 +187,8 @@ fn cut(
 }
 
 #[cfg(test)]
+// A plan takes a list of ranges, which may well be one.
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::super::ranges::RangeSet;
     use super::*;

@@ -47,7 +47,7 @@ impl Layout {
 
     /// Bytes of part `number`, counted from 1.
     pub fn size(&self, number: u32) -> u64 {
-        let doubled = if self.step == 0 { 0 } else { (number - 1) / self.step };
+        let doubled = (number - 1).checked_div(self.step).unwrap_or(0);
         self.first.checked_shl(doubled).filter(|s| s >> doubled == self.first).unwrap_or(u64::MAX).min(self.max_part)
     }
 
@@ -175,7 +175,7 @@ impl Stream {
     }
 }
 
-async fn send(io: &Arc<Writes>, upload: &Upload, number: u32, size: u64, taken: Taken) -> Result<Part> {
+async fn send(io: &Arc<Writes>, upload: &Arc<Upload>, number: u32, size: u64, taken: Taken) -> Result<Part> {
     let _permit = io.permit(&io.uploads, "an upload slot").await?;
     let id = upload.id().await?;
     let (payload, _lease) = io.gather(None, &taken.pieces).await?;

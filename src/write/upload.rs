@@ -37,14 +37,23 @@ impl Upload {
         Arc::new(Upload { io, key, object, id: OnceCell::new(), complete: AtomicBool::new(false) })
     }
 
-    pub async fn id(&self) -> Result<&str> {
-        let id = self.id.get_or_try_init(|| self.io.s3.create_upload(&self.key, &self.object)).await?;
-        Ok(id)
+    /// The id; creates the upload if nobody did. It is created in a task of its own: a caller that gives up must not
+    /// leave an upload behind whose id nobody knows.
+    pub async fn id(self: &Arc<Self>) -> Result<&str> {
+        if self.id.get().is_none() {
+            let me = self.clone();
+            let create =
+                async move { me.id.get_or_try_init(|| me.io.s3.create_upload(&me.key, &me.object)).await.map(|_| ()) };
+            let created = self.io.runtime.spawn(self.io.tasks.track_future(create));
+            created.await.map_err(|_| broken("the task that creates the upload died"))??;
+            self.io.progressed();
+        }
+        self.id.get().map(String::as_str).ok_or_else(|| broken("no upload"))
     }
 
     /// `parts` in order; their sizes must add up to `size`.
     pub async fn complete(
-        &self,
+        self: &Arc<Self>,
         parts: &[Part],
         size: u64,
         base: Option<&Object>,
