@@ -57,6 +57,7 @@ mod with_server {
             buckets: vec![args.bucket.clone()],
             access_key: None,
             secret_key: None,
+            domain: None,
         })
         .await
         .map_err(|e| Failure::Failed(format!("server on {}: {e}; change --listen", args.listen)))?;

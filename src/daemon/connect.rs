@@ -27,7 +27,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub fn settings(options: &Options, source: &Source, env: &dyn Fn(&str) -> Option<String>) -> Result<s3::Settings> {
     let profile = options.profile.as_deref();
     let of_profile = credentials::profile_settings(profile, env);
-    let credentials = if options.anonymous { Credentials::Anonymous } else { Credentials::find(profile, env)? };
+    let credentials = if options.anonymous { Credentials::anonymous() } else { Credentials::find(profile, env)? };
     Ok(s3::Settings {
         endpoint: options.endpoint.clone().or(of_profile.endpoint_url),
         region: options.region.clone().or(of_profile.region).unwrap_or_else(|| "us-east-1".to_owned()),

@@ -196,6 +196,7 @@ impl Source {
 
 /// What a copy does with the attributes of its source.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one lives per copy request, on the stack")]
 pub enum Directive {
     /// Keep headers, metadata and tags of the source; class and ACL as given (stores drop both unless sent).
     Keep { storage_class: Option<String>, acl: Option<String> },

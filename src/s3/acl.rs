@@ -1,0 +1,213 @@
+//! Access control lists of buckets and objects.
+//!
+//! Difficulty: documents of the dialects differ (`xsi:type` or none, group URI or a canned name, `Delivered` in two
+//! places), and a canned list is not kept by name: it has to be recognised from its grants.
+
+use rusty_s3::Method;
+
+use super::operation::Op;
+use super::request::Action;
+use super::types::{Acl, AclChange, Grant, Grantee};
+use super::{S3, xml};
+use crate::error::{Error, Kind, Result};
+use crate::key::Key;
+
+const ALL_USERS: &str = "http://acs.amazonaws.com/groups/global/AllUsers";
+const AUTHENTICATED_USERS: &str = "http://acs.amazonaws.com/groups/global/AuthenticatedUsers";
+const LOG_DELIVERY: &str = "http://acs.amazonaws.com/groups/s3/LogDelivery";
+
+fn read(document: &xml::Node) -> Acl {
+    let delivered = |node: &xml::Node| node.child("Delivered").map(|d| d.text.trim() == "true");
+    let owner = document.child("Owner");
+    let grants = document.child("AccessControlList").map_or(Vec::new(), |list| {
+        list.all("Grant")
+            .filter_map(|grant| {
+                let to = grant.child("Grantee")?;
+                let grantee = if let Some(uri) = to.some("URI") {
+                    Grantee::Group(uri)
+                } else if let Some(name) = to.some("Canned") {
+                    Grantee::Group(match name.as_str() {
+                        "Everyone" => ALL_USERS.into(),
+                        "AuthenticatedUsers" => AUTHENTICATED_USERS.into(),
+                        "LogDelivery" => LOG_DELIVERY.into(),
+                        _ => name,
+                    })
+                } else if let Some(mail) = to.some("EmailAddress") {
+                    Grantee::Email(mail)
+                } else {
+                    Grantee::User { id: to.some("ID")?, name: to.some("DisplayName") }
+                };
+                let permission = grant.text_of("Permission").trim().to_owned();
+                Some(Grant { grantee, permission, delivered: delivered(grant) })
+            })
+            .collect()
+    });
+    Acl {
+        owner_id: owner.map_or(String::new(), |o| o.text_of("ID").to_owned()),
+        owner_name: owner.and_then(|o| o.some("DisplayName")),
+        grants,
+        delivered: delivered(document),
+    }
+}
+
+fn write(acl: &Acl) -> String {
+    let mut out = String::from("<AccessControlPolicy xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Owner>");
+    xml::element("ID", &acl.owner_id, &mut out);
+    if let Some(name) = &acl.owner_name {
+        xml::element("DisplayName", name, &mut out);
+    }
+    out.push_str("</Owner>");
+    let delivered = |value: Option<bool>, out: &mut String| {
+        if let Some(value) = value {
+            xml::element("Delivered", if value { "true" } else { "false" }, out);
+        }
+    };
+    delivered(acl.delivered, &mut out);
+    out.push_str("<AccessControlList>");
+    for grant in &acl.grants {
+        let kind = match &grant.grantee {
+            Grantee::User { .. } => "CanonicalUser",
+            Grantee::Group(_) => "Group",
+            Grantee::Email(_) => "AmazonCustomerByEmail",
+        };
+        out.push_str("<Grant><Grantee xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xsi:type=\"");
+        out.push_str(kind);
+        out.push_str("\">");
+        match &grant.grantee {
+            Grantee::User { id, name } => {
+                xml::element("ID", id, &mut out);
+                if let Some(name) = name {
+                    xml::element("DisplayName", name, &mut out);
+                }
+            }
+            Grantee::Group(uri) => xml::element("URI", uri, &mut out),
+            Grantee::Email(mail) => xml::element("EmailAddress", mail, &mut out),
+        }
+        out.push_str("</Grantee>");
+        xml::element("Permission", &grant.permission, &mut out);
+        delivered(grant.delivered, &mut out);
+        out.push_str("</Grant>");
+    }
+    out.push_str("</AccessControlList></AccessControlPolicy>");
+    out
+}
+
+/// The canned name behind a list's grants; `None` when there is none.
+pub fn canned_name(acl: &Acl) -> Option<&'static str> {
+    let mut owner = false;
+    let (mut all_read, mut all_write, mut known_read) = (false, false, false);
+    for grant in &acl.grants {
+        match (&grant.grantee, grant.permission.as_str()) {
+            (Grantee::User { id, .. }, "FULL_CONTROL") if *id == acl.owner_id => owner = true,
+            (Grantee::Group(uri), "READ") if uri == ALL_USERS => all_read = true,
+            (Grantee::Group(uri), "WRITE") if uri == ALL_USERS => all_write = true,
+            (Grantee::Group(uri), "READ") if uri == AUTHENTICATED_USERS => known_read = true,
+            _ => return None,
+        }
+    }
+    match (owner, all_read, all_write, known_read) {
+        (true, false, false, false) => Some("private"),
+        (true, true, false, false) => Some("public-read"),
+        (true, true, true, false) => Some("public-read-write"),
+        (true, false, false, true) => Some("authenticated-read"),
+        _ => None,
+    }
+}
+
+impl S3 {
+    async fn get_acl(&self, op: Op, key: &str, version: Option<&str>) -> Result<Acl> {
+        let action = Action::new(op, Method::Get, key).query("acl", "").version(version);
+        let document = self.fetch(&action).await?.document(op)?;
+        if document.child("Owner").is_none() && document.child("AccessControlList").is_none() {
+            return Err(Error::new(Kind::Io, format!("{}: answer without a list", op.phrase())));
+        }
+        Ok(read(&document))
+    }
+
+    async fn put_acl(&self, op: Op, key: &str, version: Option<&str>, change: &AclChange) -> Result<()> {
+        let action = Action::new(op, Method::Put, key).query("acl", "").version(version);
+        let action = match change {
+            AclChange::Canned(name) => action.header("x-amz-acl", name.as_str()),
+            AclChange::Full(acl) => action.document(write(acl)),
+        };
+        self.fetch(&action).await.map(|_| ())
+    }
+
+    pub async fn object_acl(&self, key: &Key, version: Option<&str>) -> Result<Acl> {
+        self.get_acl(Op::GetObjectAcl, key.as_str(), version).await
+    }
+
+    /// Replaces the list. A full one must name the real owner and grant it what it shall keep.
+    pub async fn set_object_acl(&self, key: &Key, version: Option<&str>, acl: &AclChange) -> Result<()> {
+        self.put_acl(Op::PutObjectAcl, key.as_str(), version, acl).await
+    }
+
+    pub async fn bucket_acl(&self) -> Result<Acl> {
+        self.get_acl(Op::GetBucketAcl, "", None).await
+    }
+
+    /// Replaces the list, as [`S3::set_object_acl`].
+    pub async fn set_bucket_acl(&self, acl: &AclChange) -> Result<()> {
+        self.put_acl(Op::PutBucketAcl, "", None, acl).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acl(grants: &[(Grantee, &str)]) -> Acl {
+        Acl {
+            owner_id: "o".into(),
+            grants: grants
+                .iter()
+                .map(|(g, p)| Grant { grantee: g.clone(), permission: (*p).into(), delivered: None })
+                .collect(),
+            ..Acl::default()
+        }
+    }
+
+    #[test]
+    fn canned_lists_are_recognised() {
+        let owner = (Grantee::User { id: "o".into(), name: None }, "FULL_CONTROL");
+        let all = |p| (Grantee::Group(ALL_USERS.into()), p);
+        let known = (Grantee::Group(AUTHENTICATED_USERS.into()), "READ");
+        let other = (Grantee::User { id: "x".into(), name: None }, "READ");
+        for (grants, name) in [
+            (vec![owner.clone()], Some("private")),
+            (vec![owner.clone(), all("READ")], Some("public-read")),
+            (vec![all("WRITE"), owner.clone(), all("READ")], Some("public-read-write")),
+            (vec![owner.clone(), known.clone()], Some("authenticated-read")),
+            (vec![owner.clone(), all("WRITE")], None),
+            (vec![owner.clone(), known, all("READ")], None),
+            (vec![owner, other], None),
+            (vec![], None),
+        ] {
+            assert_eq!(canned_name(&acl(&grants)), name, "{grants:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let mut list = acl(&[
+            (Grantee::User { id: "o".into(), name: Some("O & Co".into()) }, "FULL_CONTROL"),
+            (Grantee::Group(ALL_USERS.into()), "READ"),
+            (Grantee::Email("a@b".into()), "READ_ACP"),
+        ]);
+        list.owner_name = Some("<me>".into());
+        list.delivered = Some(false);
+        list.grants[0].delivered = Some(true);
+        assert_eq!(read(&xml::parse(write(&list).as_bytes()).unwrap()), list);
+    }
+
+    #[test]
+    fn the_form_of_obs_is_understood() {
+        let doc = "<AccessControlPolicy><Owner><ID>o</ID></Owner><Delivered>false</Delivered><AccessControlList>\
+            <Grant><Grantee><ID>o</ID></Grantee><Permission>FULL_CONTROL</Permission></Grant>\
+            <Grant><Grantee><Canned>Everyone</Canned></Grantee><Permission>READ</Permission></Grant>\
+            </AccessControlList></AccessControlPolicy>";
+        let list = read(&xml::parse(doc.as_bytes()).unwrap());
+        assert_eq!(canned_name(&list), Some("public-read"));
+        assert_eq!(list.delivered, Some(false));
+    }
+}

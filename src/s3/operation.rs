@@ -1,0 +1,164 @@
+//! The operations by name: what counts, log lines, error texts and permission advice call them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! operations {
+    ($($name:ident: $permission:literal,)*) => {
+        /// An operation of the store.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Op { $($name,)* }
+
+        impl Op {
+            const ALL: &'static [Op] = &[$(Op::$name,)*];
+
+            pub fn name(self) -> &'static str {
+                match self { $(Op::$name => stringify!($name),)* }
+            }
+
+            /// The right it needs, as bucket policies call it.
+            pub fn permission(self) -> &'static str {
+                match self { $(Op::$name => $permission,)* }
+            }
+        }
+    };
+}
+
+operations! {
+    HeadObject: "s3:GetObject",
+    GetObject: "s3:GetObject",
+    PutObject: "s3:PutObject",
+    CopyObject: "s3:PutObject, and s3:GetObject on the source",
+    DeleteObject: "s3:DeleteObject",
+    DeleteObjects: "s3:DeleteObject",
+    ListObjects: "s3:ListBucket",
+    CreateMultipartUpload: "s3:PutObject",
+    UploadPart: "s3:PutObject",
+    UploadPartCopy: "s3:PutObject, and s3:GetObject on the source",
+    CompleteMultipartUpload: "s3:PutObject",
+    AbortMultipartUpload: "s3:AbortMultipartUpload",
+    ListMultipartUploads: "s3:ListBucketMultipartUploads",
+    ListParts: "s3:ListMultipartUploadParts",
+    GetObjectAcl: "s3:GetObjectAcl",
+    PutObjectAcl: "s3:PutObjectAcl",
+    GetBucketAcl: "s3:GetBucketAcl",
+    PutBucketAcl: "s3:PutBucketAcl",
+    GetObjectTagging: "s3:GetObjectTagging",
+    PutObjectTagging: "s3:PutObjectTagging",
+    DeleteObjectTagging: "s3:DeleteObjectTagging",
+    HeadBucket: "s3:ListBucket",
+    CreateBucket: "s3:CreateBucket",
+    DeleteBucket: "s3:DeleteBucket",
+    ListBuckets: "s3:ListAllMyBuckets",
+    GetBucketLocation: "s3:GetBucketLocation",
+}
+
+impl Op {
+    /// "GetObject" as "get object".
+    pub fn phrase(self) -> String {
+        let mut out = String::new();
+        for c in self.name().chars() {
+            if c.is_ascii_uppercase() && !out.is_empty() {
+                out.push(' ');
+            }
+            out.push(c.to_ascii_lowercase());
+        }
+        out
+    }
+
+    /// Whether the request is about the bucket, not about one object.
+    pub fn is_of_bucket(self) -> bool {
+        use Op::*;
+        matches!(
+            self,
+            ListObjects
+                | DeleteObjects
+                | ListMultipartUploads
+                | GetBucketAcl
+                | PutBucketAcl
+                | HeadBucket
+                | CreateBucket
+                | DeleteBucket
+                | ListBuckets
+                | GetBucketLocation
+        )
+    }
+}
+
+/// Figures since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestCounts {
+    /// Requests sent (each attempt counts) by operation: "GetObject", "ListObjects", … Only those that occurred.
+    pub by_operation: BTreeMap<&'static str, u64>,
+    /// Requests that were sent again, for whatever reason.
+    pub retries: u64,
+    /// Operations that failed in the end.
+    pub failures: u64,
+    /// Body bytes received.
+    pub bytes_in: u64,
+    /// Body bytes sent.
+    pub bytes_out: u64,
+}
+
+impl RequestCounts {
+    /// All requests sent.
+    pub fn total(&self) -> u64 {
+        self.by_operation.values().sum()
+    }
+}
+
+pub(super) struct Counters {
+    by_operation: Vec<AtomicU64>,
+    pub retries: AtomicU64,
+    pub failures: AtomicU64,
+    pub bytes_in: AtomicU64,
+    pub bytes_out: AtomicU64,
+}
+
+impl Counters {
+    pub fn new() -> Self {
+        Counters {
+            by_operation: Op::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
+            retries: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+        }
+    }
+
+    pub fn sent(&self, op: Op) {
+        self.by_operation[op as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn snapshot(&self) -> RequestCounts {
+        let load = |a: &AtomicU64| a.load(Ordering::Relaxed);
+        RequestCounts {
+            by_operation: Op::ALL
+                .iter()
+                .map(|op| (op.name(), load(&self.by_operation[*op as usize])))
+                .filter(|(_, n)| *n > 0)
+                .collect(),
+            retries: load(&self.retries),
+            failures: load(&self.failures),
+            bytes_in: load(&self.bytes_in),
+            bytes_out: load(&self.bytes_out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_is_counted_under_its_name() {
+        let c = Counters::new();
+        c.sent(Op::GetBucketLocation);
+        c.sent(Op::GetObject);
+        c.sent(Op::GetObject);
+        let s = c.snapshot();
+        assert_eq!(s.by_operation, BTreeMap::from([("GetObject", 2), ("GetBucketLocation", 1)]));
+        assert_eq!(s.total(), 3);
+        assert_eq!(Op::UploadPartCopy.phrase(), "upload part copy");
+    }
+}

@@ -1,0 +1,655 @@
+//! Signs, sends, retries: the only HTTP call of the product.
+//!
+//! 1. Every attempt is signed anew when it is sent: keys are rotated, clocks corrected and regions learnt in between.
+//! 2. Repairs (region, addressing, clock, credentials) are made once each and cost no retry; transient failures are
+//!    repeated with full-jitter back-off, bounded by the number of retries and by the deadline of the operation.
+//! 3. A large body may take longer than any deadline: it is only required to move.
+//! 4. Two semaphores bound the requests under way, so that bulk transfers leave room for lookups.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use jiff::{SignedDuration, Timestamp};
+use rusty_s3::Method;
+use tokio::time::Instant;
+
+use super::body::{Permits, Progress, Upload};
+use super::failure::{Answered, Connect, Failure, region_in_message};
+use super::operation::Op;
+use super::types::Payload;
+use super::{Addressing, Place, S3, Signature, address, sign_v2, xml};
+use crate::config::credentials::Keys;
+use crate::error::{Error, Kind, Result};
+
+/// Lifetime of a signed request in seconds: the store's and our clock may differ by a quarter of an hour, and an
+/// attempt may wait in a proxy.
+const SIGNED_FOR: u64 = 3600;
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_MOST: Duration = Duration::from_secs(5);
+/// Bounds of the pause before each request while the store throttles, in milliseconds.
+const PAUSE_FIRST: u64 = 50;
+const PAUSE_MOST: u64 = 2000;
+/// A listing of 1000 keys of 1 KiB, percent-encoded, stays below this.
+const DOCUMENT_MAX: usize = 32 << 20;
+const ERROR_MAX: usize = 64 << 10;
+/// A clock that is off by more than this makes stores refuse signatures.
+const SKEW: Duration = Duration::from_secs(300);
+
+type Check<'a> = dyn Fn(u16, &HeaderMap) -> Result<(), String> + Send + Sync + 'a;
+
+/// One request, before it is signed.
+pub(super) struct Action<'a> {
+    pub op: Op,
+    pub method: Method,
+    /// "" for the bucket itself.
+    pub key: &'a str,
+    /// False: a request to the service, above all buckets.
+    pub in_bucket: bool,
+    pub query: Vec<(&'static str, String)>,
+    /// Names in lower case. `x-amz-*` and `content-md5` are signed.
+    pub headers: Vec<(String, String)>,
+    pub payload: Payload,
+    /// A transfer of file contents: counted apart from lookups, allowed to outlive the deadline while bytes flow.
+    pub bulk: bool,
+    /// The store works before it answers (copies, completion): silence up to the deadline is no stall.
+    pub slow: bool,
+    /// What a successful answer must look like; a violation is retried, then [`Kind::Io`].
+    pub check: Option<&'a Check<'a>>,
+    /// Set when an attempt failed that may have taken effect all the same.
+    pub uncertain: AtomicBool,
+}
+
+impl<'a> Action<'a> {
+    pub fn new(op: Op, method: Method, key: &'a str) -> Self {
+        Action {
+            op,
+            method,
+            key,
+            in_bucket: true,
+            query: Vec::new(),
+            headers: Vec::new(),
+            payload: Payload::default(),
+            bulk: false,
+            slow: false,
+            check: None,
+            uncertain: AtomicBool::new(false),
+        }
+    }
+
+    pub fn query(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.query.push((name, value.into()));
+        self
+    }
+
+    pub fn version(self, version: Option<&str>) -> Self {
+        match version {
+            Some(version) => self.query("versionId", version),
+            None => self,
+        }
+    }
+
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// An XML document as the body, with its digest: some stores insist on it.
+    pub fn document(mut self, xml: String) -> Self {
+        use base64::Engine as _;
+        use md5::Digest as _;
+        let digest = base64::engine::general_purpose::STANDARD.encode(md5::Md5::digest(xml.as_bytes()));
+        self.payload = Payload(vec![Bytes::from(xml)]);
+        self.header("content-md5", digest).header("content-type", "application/xml")
+    }
+
+    pub fn was_uncertain(&self) -> bool {
+        self.uncertain.load(Ordering::Relaxed)
+    }
+}
+
+/// A successful answer with its whole body.
+pub(super) struct Answer {
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        header(&self.headers, name)
+    }
+
+    /// The body as a document; [`Kind::Io`] when it is none.
+    pub fn document(&self, op: Op) -> Result<xml::Node> {
+        xml::parse(&self.body).map_err(|why| Error::new(Kind::Io, format!("{}: {why}", op.phrase())))
+    }
+}
+
+pub(super) fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name).and_then(|v| v.to_str().ok()).map(str::trim).filter(|v| !v.is_empty())
+}
+
+/// A successful answer whose body is still to be read.
+pub(super) struct Opened {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub response: reqwest::Response,
+    pub permits: Permits,
+}
+
+enum Content {
+    Whole(Bytes),
+    Stream(reqwest::Response),
+}
+
+struct Raw {
+    status: u16,
+    headers: HeaderMap,
+    content: Content,
+}
+
+#[derive(Default)]
+struct Repaired {
+    place: bool,
+    clock: bool,
+    keys: bool,
+}
+
+impl S3 {
+    /// Sends, and reads the whole answer.
+    pub(super) async fn fetch(&self, action: &Action<'_>) -> Result<Answer> {
+        let (raw, _permits) = self.run(action, false).await?;
+        let body = match raw.content {
+            Content::Whole(body) => body,
+            Content::Stream(_) => Bytes::new(),
+        };
+        Ok(Answer { headers: raw.headers, body })
+    }
+
+    /// Sends, and leaves the body of the answer to the caller.
+    pub(super) async fn open(&self, action: &Action<'_>) -> Result<Opened> {
+        let (raw, permits) = self.run(action, true).await?;
+        match raw.content {
+            Content::Stream(response) => Ok(Opened { status: raw.status, headers: raw.headers, response, permits }),
+            Content::Whole(_) => Err(Error::new(Kind::Io, "answer without a body to stream")),
+        }
+    }
+
+    async fn run(&self, action: &Action<'_>, stream: bool) -> Result<(Raw, Permits)> {
+        if action.in_bucket && self.bucket().is_empty() {
+            return Err(Error::new(Kind::Invalid, format!("{}: no bucket is named", action.op.phrase())));
+        }
+        let shared = self.shared();
+        let mut deadline = Instant::now() + shared.settings.op_timeout;
+        let permits = self.permits(action, deadline).await?;
+        let mut repaired = Repaired::default();
+        let mut retries = 0;
+        let mut attempts = 0;
+        loop {
+            self.pace(deadline).await;
+            attempts += 1;
+            let begun = Instant::now();
+            let keys = shared.settings.credentials.keys();
+            let place = self.0.place.read().clone();
+            let progress = Progress::new(action.payload.is_empty());
+            let failure = match self.attempt(action, stream, keys.as_deref(), &place, &progress, deadline).await {
+                Ok(raw) => {
+                    let relax = |p: u64| Some(if p < PAUSE_FIRST { 0 } else { p / 2 });
+                    let _ = shared.pause.fetch_update(Ordering::Relaxed, Ordering::Relaxed, relax);
+                    return Ok((raw, permits));
+                }
+                Err(failure) => failure,
+            };
+            if failure.is_uncertain() {
+                action.uncertain.store(true, Ordering::Relaxed);
+            }
+            if action.bulk && progress.bytes.load(Ordering::Relaxed) > 0 {
+                // Time in which bytes flowed is not held against the operation; the number of retries bounds it.
+                deadline += begun.elapsed();
+            }
+            if failure.is_throttle() {
+                let press = |p: u64| Some((p * 2).clamp(PAUSE_FIRST, PAUSE_MOST));
+                let _ = shared.pause.fetch_update(Ordering::Relaxed, Ordering::Relaxed, press);
+            }
+            if self.repair(&failure, &mut repaired, keys.as_deref(), &place) {
+                shared.counters.retries.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            let wait = backoff(retries, &failure);
+            if !failure.is_transient() || retries >= shared.settings.retries || Instant::now() + wait >= deadline {
+                shared.counters.failures.fetch_add(1, Ordering::Relaxed);
+                let error = failure.into_error(action.op, self.bucket(), action.key, attempts);
+                tracing::debug!(op = action.op.name(), %error, "request failed");
+                return Err(error);
+            }
+            tracing::debug!(
+                op = action.op.name(),
+                key = action.key,
+                attempt = attempts,
+                wait_ms = u64::try_from(wait.as_millis()).unwrap_or(0),
+                ?failure,
+                "sending again"
+            );
+            retries += 1;
+            shared.counters.retries.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Bulk transfers take two permits, in the same order everywhere; lookups only one.
+    async fn permits(&self, action: &Action<'_>, deadline: Instant) -> Result<Permits> {
+        let shared = self.shared();
+        let mut held = Vec::with_capacity(2);
+        let wanted = if action.bulk { &[&shared.bulk, &shared.all][..] } else { &[&shared.all][..] };
+        for semaphore in wanted {
+            match tokio::time::timeout_at(deadline, Arc::clone(semaphore).acquire_owned()).await {
+                Ok(Ok(permit)) => held.push(permit),
+                // The semaphores are never closed: what is left is the deadline.
+                Ok(Err(_)) | Err(_) => {
+                    let text = format!("{}: too many requests under way", action.op.phrase());
+                    return Err(Error::new(Kind::Timeout, text).with_fix("raise `max_requests`"));
+                }
+            }
+        }
+        Ok(Permits(held))
+    }
+
+    /// Waits a little while the store throttles.
+    async fn pace(&self, deadline: Instant) {
+        let pause = self.shared().pause.load(Ordering::Relaxed);
+        if pause > 0 {
+            let until = Instant::now() + Duration::from_millis(random(pause));
+            tokio::time::sleep_until(until.min(deadline)).await;
+        }
+    }
+
+    async fn attempt(
+        &self,
+        action: &Action<'_>,
+        stream: bool,
+        keys: Option<&Keys>,
+        place: &Place,
+        progress: &Arc<Progress>,
+        deadline: Instant,
+    ) -> Result<Raw, Failure> {
+        let shared = self.shared();
+        let request = self.build(action, keys, place, progress).map_err(Failure::Local)?;
+        shared.counters.sent(action.op);
+        let result = self.answer(action, request, progress, deadline).await;
+        shared.counters.bytes_out.fetch_add(progress.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
+        let mut response = result?;
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
+        if !response.status().is_success() {
+            let body = self.read(&mut response, ERROR_MAX, deadline).await.unwrap_or_default();
+            return Err(answered(status, &headers, &body));
+        }
+        if let Some(check) = action.check {
+            check(status, &headers).map_err(Failure::Bad)?;
+        }
+        if stream {
+            return Ok(Raw { status, headers, content: Content::Stream(response) });
+        }
+        let body = self.read(&mut response, DOCUMENT_MAX, deadline).await?;
+        if body.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'<') {
+            match xml::root_name(&body).as_deref() {
+                Some("Error" | "ErrorResponse") => return Err(answered(status, &headers, &body)),
+                Some(root) if is_whole(&body, root) => {}
+                _ => return Err(Failure::Bad("answer ends in the middle of a document".into())),
+            }
+        }
+        Ok(Raw { status, headers, content: Content::Whole(body) })
+    }
+
+    /// Sends the request and waits for the head of the answer, as long as the upload moves.
+    async fn answer(
+        &self,
+        action: &Action<'_>,
+        request: reqwest::Request,
+        progress: &Arc<Progress>,
+        deadline: Instant,
+    ) -> Result<reqwest::Response, Failure> {
+        let shared = self.shared();
+        let patience = shared.settings.read_timeout;
+        let send = shared.client.execute(request);
+        tokio::pin!(send);
+        loop {
+            let quiet_since = Instant::from_std(progress.last());
+            let mut until = quiet_since + patience;
+            if action.slow && progress.is_done() {
+                until = until.max(deadline);
+            }
+            if !action.bulk {
+                until = until.min(deadline);
+            }
+            match tokio::time::timeout_at(until, &mut send).await {
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(error)) => return Err(Failure::of_transport(error)),
+                Err(_) if Instant::from_std(progress.last()) > quiet_since || (action.slow && until < deadline) => {}
+                Err(_) if !progress.is_done() => return Err(Failure::Stalled("upload stalled")),
+                Err(_) => return Err(Failure::Stalled("no answer in time")),
+            }
+        }
+    }
+
+    async fn read(&self, response: &mut reqwest::Response, most: usize, deadline: Instant) -> Result<Bytes, Failure> {
+        let patience = self.shared().settings.read_timeout;
+        let mut body = Vec::new();
+        loop {
+            let until = (Instant::now() + patience).min(deadline);
+            let piece = match tokio::time::timeout_at(until, response.chunk()).await {
+                Err(_) => return Err(Failure::Stalled("answer stalled")),
+                Ok(Err(error)) => return Err(Failure::of_transport(error)),
+                Ok(Ok(piece)) => piece,
+            };
+            let Some(piece) = piece else { return Ok(body.into()) };
+            self.shared().counters.bytes_in.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            if body.len() + piece.len() > most {
+                return Err(Failure::Bad(format!("answer larger than {most} bytes")));
+            }
+            body.extend_from_slice(&piece);
+        }
+    }
+
+    /// The signed request.
+    fn build(
+        &self,
+        action: &Action<'_>,
+        keys: Option<&Keys>,
+        place: &Place,
+        progress: &Arc<Progress>,
+    ) -> Result<reqwest::Request> {
+        let settings = &self.shared().settings;
+        let bucket = if action.in_bucket { self.bucket() } else { "" };
+        let mut url = address::url(&place.endpoint, place.in_host && action.in_bucket, bucket, action.key)?;
+        let mut query: Vec<(&str, String)> = action.query.iter().map(|(n, v)| (*n, v.clone())).collect();
+        query.sort_unstable();
+        let mut headers = action.headers.clone();
+        if settings.requester_pays {
+            headers.push(("x-amz-request-payer".into(), "requester".into()));
+        }
+        let clock = SignedDuration::from_millis(self.shared().clock.load(Ordering::Relaxed));
+        let now = Timestamp::now().checked_add(clock).unwrap_or_else(|_| Timestamp::now());
+        if let (Some(keys), Signature::V2) = (keys, settings.signature) {
+            headers.push(("x-amz-date".into(), now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()));
+            if let Some(token) = &keys.token {
+                headers.push(("x-amz-security-token".into(), token.clone()));
+            }
+        }
+        headers.sort_unstable();
+        match (keys, settings.signature) {
+            (Some(keys), Signature::V4) => {
+                let signed = headers.iter().filter(|(n, _)| n.starts_with("x-amz-") || n == "content-md5");
+                url = rusty_s3::signing::sign(
+                    &now,
+                    action.method,
+                    url,
+                    &keys.access_key,
+                    &keys.secret_key,
+                    keys.token.as_deref(),
+                    &place.region,
+                    SIGNED_FOR,
+                    query.iter().map(|(n, v)| (*n, v.as_str())),
+                    signed.map(|(n, v)| (n.as_str(), v.as_str())),
+                );
+            }
+            (keys, _) => {
+                if !query.is_empty() {
+                    let text: Vec<_> = query.iter().map(|(n, v)| format!("{n}={}", address::encode(v))).collect();
+                    url.set_query(Some(&text.join("&")));
+                }
+                if let Some(keys) = keys {
+                    let request = sign_v2::Request {
+                        method: action.method.to_str(),
+                        bucket,
+                        path: url.path(),
+                        path_has_bucket: !place.in_host,
+                        query: &query,
+                        headers: &headers,
+                    };
+                    let value = sign_v2::authorization(&keys.access_key, &keys.secret_key, &request);
+                    headers.push(("authorization".into(), value));
+                }
+            }
+        }
+        let method = match action.method {
+            Method::Head => reqwest::Method::HEAD,
+            Method::Get => reqwest::Method::GET,
+            Method::Post => reqwest::Method::POST,
+            Method::Put => reqwest::Method::PUT,
+            Method::Delete => reqwest::Method::DELETE,
+        };
+        let mut request = reqwest::Request::new(method, url);
+        for (name, value) in headers {
+            let bad = |_| Error::new(Kind::Invalid, format!("header {name} holds what HTTP cannot carry"));
+            let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| bad(()))?;
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad(()))?;
+            request.headers_mut().insert(name, value);
+        }
+        if matches!(action.method, Method::Put | Method::Post) {
+            // Without a body no length would be sent at all, which stores refuse.
+            let len = HeaderValue::from(action.payload.len());
+            request.headers_mut().insert(http::header::CONTENT_LENGTH, len);
+            if !action.payload.is_empty() {
+                let upload = Upload::new(&action.payload, progress.clone());
+                *request.body_mut() = Some(reqwest::Body::wrap(upload));
+            }
+        }
+        Ok(request)
+    }
+
+    /// Corrects what the failure says is wrong; true when the request is worth sending again at once.
+    fn repair(&self, failure: &Failure, done: &mut Repaired, keys: Option<&Keys>, place: &Place) -> bool {
+        let settings = &self.shared().settings;
+        let answer = match failure {
+            Failure::Connect(Connect::Dns, _) if place.in_host && settings.addressing == Addressing::Auto => {
+                if std::mem::replace(&mut done.place, true) {
+                    return false;
+                }
+                tracing::info!(bucket = self.bucket(), "no DNS entry for BUCKET.HOST, using path addressing");
+                self.0.place.write().in_host = false;
+                return true;
+            }
+            Failure::Answer(answer) => answer,
+            _ => return false,
+        };
+        if answer.code == "VirtualHostDomainRequired"
+            && settings.addressing == Addressing::Auto
+            && !place.in_host
+            && !std::mem::replace(&mut done.place, true)
+        {
+            self.0.place.write().in_host = true;
+            return true;
+        }
+        if let Some(region) = &answer.region
+            && *region != place.region
+            && matches!(answer.status, 301 | 307 | 400 | 403)
+            && !done.place
+        {
+            done.place = true;
+            // Without an endpoint of its own the host follows the region.
+            let endpoint = match &settings.endpoint {
+                Some(_) => Ok(place.endpoint.clone()),
+                None => address::endpoint(None, region),
+            };
+            if let Ok(endpoint) = endpoint {
+                tracing::info!(%region, bucket = self.bucket(), "the bucket lives in another region, using that");
+                let mut place = self.0.place.write();
+                place.region = region.clone();
+                place.endpoint = endpoint;
+                return true;
+            }
+        }
+        let Some(keys) = keys else { return false };
+        let refused = matches!(answer.status, 401 | 403)
+            || matches!(answer.code.as_str(), "ExpiredToken" | "ExpiredTokenException" | "InvalidToken" | "TokenRefreshRequired")
+            // A HEAD carries no code: 400 may be an expired token.
+            || (answer.status == 400 && answer.code.is_empty());
+        if !refused {
+            return false;
+        }
+        if let Some(date) = answer.date
+            && !done.clock
+        {
+            let theirs = Timestamp::try_from(date).unwrap_or_else(|_| Timestamp::now());
+            let offset = theirs.duration_since(Timestamp::now());
+            let known = SignedDuration::from_millis(self.shared().clock.load(Ordering::Relaxed));
+            if (offset - known).unsigned_abs() > SKEW {
+                done.clock = true;
+                let millis = i64::try_from(offset.as_millis()).unwrap_or(0);
+                tracing::warn!(offset_ms = millis, "this machine's clock differs from the store's, allowing for it");
+                self.shared().clock.store(millis, Ordering::Relaxed);
+                return true;
+            }
+        }
+        !std::mem::replace(&mut done.keys, true) && settings.credentials.reload(keys)
+    }
+}
+
+fn answered(status: u16, headers: &HeaderMap, body: &[u8]) -> Failure {
+    let document = xml::error_document(body);
+    let is_document = document.is_some();
+    let document = document.unwrap_or_default();
+    let message = if is_document {
+        document.message
+    } else {
+        // A proxy's page: its first words tell more than nothing.
+        let text: String = String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(120).collect();
+        text.trim().to_owned()
+    };
+    let id = header(headers, "x-amz-request-id").or_else(|| header(headers, "x-obs-request-id"));
+    Failure::Answer(Box::new(Answered {
+        status,
+        region: header(headers, "x-amz-bucket-region")
+            .or_else(|| header(headers, "x-obs-bucket-location"))
+            .map(str::to_owned)
+            .or(document.region)
+            .or_else(|| region_in_message(&message)),
+        code: document.code,
+        message,
+        request_id: id.map_or(document.request_id, str::to_owned),
+        endpoint: document.endpoint,
+        date: header(headers, "date").and_then(xml::time),
+        retry_after: header(headers, "retry-after").and_then(|v| v.parse().ok()).map(Duration::from_secs),
+    }))
+}
+
+/// Whether a document ends where its root element does.
+fn is_whole(body: &[u8], root: &str) -> bool {
+    let end = body.trim_ascii_end();
+    if end.ends_with(b"/>") {
+        // Rare enough (an empty root) to read it all.
+        return xml::parse(end).is_ok();
+    }
+    let Some(tag) = end.strip_suffix(b">") else { return false };
+    let Some(open) = tag.iter().rposition(|b| *b == b'<') else { return false };
+    let name = tag[open + 1..].trim_ascii_end();
+    // `</Root` or `</prefix:Root`, or a comment after it.
+    (name.starts_with(b"/") && name.ends_with(root.as_bytes())) || name.starts_with(b"!--")
+}
+
+/// Full jitter: anywhere between nothing and an exponentially growing bound; the store's own wish comes first.
+fn backoff(retries: u32, failure: &Failure) -> Duration {
+    if let Failure::Answer(a) = failure
+        && let Some(wish) = a.retry_after
+    {
+        return wish.min(BACKOFF_MOST * 4);
+    }
+    let bound = BACKOFF_FIRST.saturating_mul(1 << retries.min(10)).min(BACKOFF_MOST);
+    Duration::from_millis(random(u64::try_from(bound.as_millis()).unwrap_or(0)))
+}
+
+/// 0 to `most`, evenly. The standard library's hash seeds are random enough to spread retries.
+fn random(most: u64) -> u64 {
+    RandomState::new().build_hasher().finish() % (most + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ETag, Settings};
+    use super::*;
+    use crate::config::credentials::Credentials;
+
+    fn s3(endpoint: &str, signature: Signature) -> S3 {
+        S3::new(Settings {
+            endpoint: Some(endpoint.into()),
+            bucket: "bucket".into(),
+            signature,
+            credentials: Credentials::fixed("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", None),
+            ..Settings::default()
+        })
+        .unwrap()
+    }
+
+    fn build(s3: &S3, action: &Action<'_>) -> Result<reqwest::Request> {
+        let keys = s3.shared().settings.credentials.keys();
+        let place = s3.0.place.read().clone();
+        s3.build(action, keys.as_deref(), &place, &Progress::new(true))
+    }
+
+    #[test]
+    fn the_published_presigned_get() {
+        // The vector's own lifetime differs from ours, so the function is called as `build` calls it.
+        let url = address::endpoint(Some("https://examplebucket.s3.amazonaws.com"), "").unwrap();
+        let url = url.join("/test.txt").unwrap();
+        let date: Timestamp = "2013-05-24T00:00:00Z".parse().unwrap();
+        let (ak, sk) = ("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY");
+        let none = std::iter::empty::<(&str, &str)>;
+        let signed = rusty_s3::signing::sign(&date, Method::Get, url, ak, sk, None, "us-east-1", 86400, none(), none());
+        assert!(signed.as_str().ends_with("aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404"));
+    }
+
+    #[test]
+    fn amz_headers_are_signed_and_sent_and_keys_survive() {
+        let s3 = s3("https://s3.example.com", Signature::V4);
+        let action = Action::new(Op::PutObject, Method::Put, "a//b c+d%")
+            .header("x-amz-meta-b", "2")
+            .header("x-amz-acl", "private")
+            .header("content-type", "text/plain")
+            .header("if-match", ETag::new("e").quoted());
+        let request = build(&s3, &action).unwrap();
+        assert_eq!(request.url().path(), "/a//b%20c%2Bd%25");
+        let query = request.url().query().unwrap();
+        assert!(query.contains("X-Amz-SignedHeaders=host%3Bx-amz-acl%3Bx-amz-meta-b&"), "{query}");
+        assert_eq!(request.headers()["x-amz-meta-b"], "2");
+        assert_eq!(request.headers()["content-length"], "0");
+    }
+
+    #[test]
+    fn v2_signs_in_the_header() {
+        let s3 = s3("https://s3.example.com", Signature::V2);
+        let request = build(&s3, &Action::new(Op::GetObjectAcl, Method::Get, "k").query("acl", "")).unwrap();
+        assert_eq!(request.url().as_str(), "https://bucket.s3.example.com/k?acl=");
+        assert!(request.headers()["authorization"].to_str().unwrap().starts_with("AWS AKIAIOSFODNN7EXAMPLE:"));
+    }
+
+    #[test]
+    fn a_line_end_in_a_header_is_refused() {
+        let s3 = s3("https://s3.example.com", Signature::V4);
+        let action = Action::new(Op::PutObject, Method::Put, "k").header("cache-control", "a\r\nx: y");
+        assert_eq!(build(&s3, &action).unwrap_err().kind(), Kind::Invalid);
+    }
+
+    #[test]
+    fn cut_documents_are_noticed() {
+        assert!(is_whole(b"<A><B/></A>\n", "A"));
+        assert!(is_whole(b"<s:A></s:A >", "A"));
+        assert!(is_whole(b"<A/>", "A"));
+        assert!(!is_whole(b"<A><B>1</B>", "A"));
+        assert!(!is_whole(b"<A><B>1</", "A"));
+        assert!(!is_whole(b"<A><B/>", "A"));
+    }
+
+    #[test]
+    fn back_off_stays_within_its_bounds() {
+        for retries in [0, 3, 30] {
+            for _ in 0..100 {
+                let most = BACKOFF_FIRST.saturating_mul(1 << retries.min(10)).min(BACKOFF_MOST);
+                assert!(backoff(retries, &Failure::Stalled("x")) <= most);
+            }
+        }
+    }
+}
