@@ -51,7 +51,13 @@ pub(super) fn umount(dir: &Path, force: bool, timeout: Option<Duration>) -> Resu
         }
         None => return Err(Failure::Failed(format!("{shown} is not mounted"))),
     }
-    let Some(state) = alive else { return Ok(()) };
+    let Some(state) = alive else {
+        // Left by a daemon that was killed.
+        if let Some(state) = State::read(dir) {
+            state.remove();
+        }
+        return Ok(());
+    };
     let patience = timeout.unwrap_or(Duration::from_secs(state.shutdown_timeout) + GRACE);
     if !state.wait(patience) {
         if force && mountinfo::top_at(dir).ok().flatten().is_some_and(|e| e.is_ours()) {

@@ -138,8 +138,15 @@ fn may_pass(error: &Error) -> bool {
 
 /// Adds the setting to change where the store's client knew none.
 fn explain(error: Error, request: &Request) -> Error {
-    if error.fix().is_some() {
-        return error;
+    if let Some(fix) = error.fix() {
+        // It may come from the environment or a file, and then nobody sees it on the command line.
+        return match (&request.options.endpoint, error.kind()) {
+            (Some(endpoint), Kind::Unavailable | Kind::Timeout | Kind::Io) if !error.to_string().contains(endpoint) => {
+                let fix = format!("{fix} (`endpoint` is {endpoint})");
+                error.with_fix(fix)
+            }
+            _ => error,
+        };
     }
     let bucket = &request.source.bucket;
     let endpoint = request.options.endpoint.as_deref().unwrap_or("AWS, because `endpoint` is not set");

@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -134,32 +134,50 @@ impl State {
 
 /// The right to look at a directory and to mount on it; given back when dropped.
 #[derive(Debug)]
-pub struct Claim(#[allow(dead_code, reason = "held for its lock")] Option<Flock<File>>);
+pub struct Claim {
+    /// `None` where no lock could be made.
+    lock: Option<Flock<File>>,
+    path: PathBuf,
+}
 
 impl Claim {
     /// Waits up to `patience` for somebody else who is mounting there.
     pub fn take(dir: &Path, patience: Duration) -> Result<Claim> {
         let path = file_of(dir, "lock");
-        let file = make_base().and_then(|()| File::options().create(true).append(true).mode(0o600).open(&path));
-        let mut file = match file {
-            Ok(file) => file,
-            // A read-only /run: mounting goes on without the protection.
-            Err(e) => {
-                tracing::warn!("lock {}: {e}", path.display());
-                return Ok(Claim(None));
-            }
-        };
         let deadline = Instant::now() + patience;
         loop {
+            let file = make_base().and_then(|()| File::options().create(true).append(true).mode(0o600).open(&path));
+            let file = match file {
+                Ok(file) => file,
+                // A read-only /run: mounting goes on without the protection.
+                Err(e) => {
+                    tracing::warn!("lock {}: {e}", path.display());
+                    return Ok(Claim { lock: None, path });
+                }
+            };
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => return Ok(Claim(Some(lock))),
-                Err((back, _)) if Instant::now() < deadline => file = back,
+                // Who held it before has removed the file: the lock is worth nothing then.
+                Ok(lock) if is_at(&lock, &path) => return Ok(Claim { lock: Some(lock), path }),
+                Ok(_) => continue,
+                Err(_) if Instant::now() < deadline => std::thread::sleep(POLL),
                 Err(_) => {
                     let what = format!("somebody else is still mounting on {}", dir.display());
                     return Err(Error::new(Kind::Busy, what).with_fix("wait for it, or end that process"));
                 }
             }
-            std::thread::sleep(POLL);
+        }
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    file.metadata().is_ok_and(|ours| fs::metadata(path).is_ok_and(|there| there.ino() == ours.ino()))
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // While the lock is held: whoever waits for it notices that the file is gone and starts over.
+        if self.lock.is_some() {
+            let _ = fs::remove_file(&self.path);
         }
     }
 }
@@ -181,5 +199,22 @@ mod tests {
         }
         child.wait().unwrap();
         assert!(start > 0);
+    }
+
+    #[test]
+    fn only_one_may_mount_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Claim::take(dir.path(), Duration::ZERO).unwrap();
+        let error = Claim::take(dir.path(), Duration::from_millis(50)).unwrap_err();
+        assert_eq!(error.kind(), Kind::Busy);
+        let path = first.path.clone();
+        let waiting = std::thread::spawn({
+            let dir = dir.path().to_owned();
+            move || Claim::take(&dir, Duration::from_secs(10)).is_ok()
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        drop(first);
+        assert!(waiting.join().unwrap());
+        assert!(!path.exists());
     }
 }

@@ -166,8 +166,7 @@ impl Attr {
 
 /// Whether an object without a final `/` stands for a directory, as some tools write them.
 pub fn is_directory_object(size: u64, headers: &Headers) -> bool {
-    size == 0
-        && headers.content_type.as_deref().is_some_and(|t| t.split(';').next() == Some("application/x-directory"))
+    size == 0 && headers.content_type.as_deref().is_some_and(|t| t.split(';').next() == Some("application/x-directory"))
 }
 
 /// What is known of the object behind an inode.
@@ -183,12 +182,7 @@ pub struct Facts {
 
 impl Facts {
     pub fn of_listed(listed: &Listed) -> Facts {
-        Facts {
-            etag: listed.etag.clone(),
-            version: None,
-            storage_class: listed.storage_class.clone(),
-            meta: None,
-        }
+        Facts { etag: listed.etag.clone(), version: None, storage_class: listed.storage_class.clone(), meta: None }
     }
 
     pub fn of_meta(meta: &ObjectMeta) -> Facts {
@@ -202,9 +196,9 @@ impl Facts {
 
     /// Whether the class is one that has to be restored before it can be read (dialects §11).
     pub fn is_archive_class(&self) -> bool {
-        self.storage_class.as_deref().is_some_and(|c| {
-            matches!(c.to_ascii_uppercase().as_str(), "GLACIER" | "DEEP_ARCHIVE" | "COLD" | "ARCHIVE")
-        })
+        self.storage_class
+            .as_deref()
+            .is_some_and(|c| matches!(c.to_ascii_uppercase().as_str(), "GLACIER" | "DEEP_ARCHIVE" | "COLD" | "ARCHIVE"))
     }
 
     /// Whether an archived object has a restored copy; `None` when only HEAD can tell.

@@ -15,8 +15,8 @@ use super::attr::{Attr, Facts, FileKind};
 use super::inode::{Ino, Inode, ROOT, State};
 use super::{Entry, Fs};
 use crate::error::{Error, Kind, Result};
-use crate::key::Name;
-use crate::s3::{Condition, ListQuery, Payload};
+use crate::key::{Key, Name};
+use crate::s3::{Condition, ListQuery, NewObject, Payload, Stored};
 
 impl Fs {
     async fn must_be_new(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<()> {
@@ -70,17 +70,16 @@ impl Fs {
         result.map(|()| self.entry(&inode))
     }
 
-    /// An object with the target as its body and the link type in its mode, as s3fs writes it: one PUT.
-    pub async fn symlink(
-        self: &Arc<Self>,
-        parent: Ino,
-        name: &Name,
-        target: &str,
-        owner: (u32, u32),
-    ) -> Result<Entry> {
+    /// An object with the target as its body and the link type in its mode, as s3fs writes it.
+    ///
+    /// Three requests: it is uploaded as the only part of a multipart upload, because its ETag then ends in `-1`,
+    /// and that is the one thing a listing shows by which a link can be told from a small file.
+    pub async fn symlink(self: &Arc<Self>, parent: Ino, name: &Name, target: &str, owner: (u32, u32)) -> Result<Entry> {
         self.writable()?;
         if !self.settings.store_attrs {
-            return Err(Error::new(Kind::Unsupported, "make a symbolic link").with_key(name).with_fix("mount with attrs=store"));
+            return Err(Error::new(Kind::Unsupported, "make a symbolic link")
+                .with_key(name)
+                .with_fix("mount with attrs=store"));
         }
         self.must_be_new(parent, name).await?;
         let key = self.inodes.prefix(parent)?.file(name)?;
@@ -99,7 +98,7 @@ impl Fs {
         object.headers.content_type = Some("application/octet-stream".into());
         let body = Payload::from(Bytes::copy_from_slice(target.as_bytes()));
         self.graves.lock().remove(&key);
-        let stored = self.s3.put(&key, body, &object, &Condition::None).await?;
+        let stored = self.put_link(&key, body, &object).await?;
         let inode = self.inodes.remember_kind(parent, name, key.as_str(), Some(FileKind::Symlink), || {
             State::new(attr, Facts::default(), true)
         })?;
@@ -114,6 +113,24 @@ impl Fs {
         }
         self.name_added(parent, name);
         Ok(self.entry(&inode))
+    }
+
+    async fn put_link(&self, key: &Key, body: Payload, object: &NewObject) -> Result<Stored> {
+        let upload = match self.s3.create_upload(key, object).await {
+            // Without multipart uploads it is a link all the same, only not recognised in a listing.
+            Err(e) if e.kind() == Kind::Unsupported => return self.s3.put(key, body, object, &Condition::None).await,
+            other => other?,
+        };
+        let result = match self.s3.upload_part(key, &upload, 1, body).await {
+            Ok(part) => self.s3.complete_upload(key, &upload, &[part], &Condition::None).await,
+            Err(e) => Err(e),
+        };
+        if result.is_err()
+            && let Err(e) = self.s3.abort_upload(key, &upload).await
+        {
+            tracing::warn!("an upload is left behind: {e}");
+        }
+        result
     }
 
     /// One GET the first time.
@@ -194,7 +211,8 @@ impl Fs {
         if self.inodes.children(inode.ino).iter().any(|(_, i)| unstored(i)) || !self.kept_below(inode.ino).is_empty() {
             return Ok(false);
         }
-        let graves: Vec<_> = self.graves.lock().iter().filter(|k| k.as_str().starts_with(prefix.as_str())).cloned().collect();
+        let graves: Vec<_> =
+            self.graves.lock().iter().filter(|k| k.as_str().starts_with(prefix.as_str())).cloned().collect();
         let max_keys = u16::try_from(graves.len() + 2).unwrap_or(1000).min(1000);
         let query = ListQuery { prefix: prefix.as_str(), delimited: false, from: None, max_keys: Some(max_keys) };
         let page = self.s3.list(&query).await?;

@@ -11,20 +11,31 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 use tracing::{debug, error};
 
+use super::Fs;
 use super::attr::{Facts, FileKind};
 use super::inode::Inode;
-use super::Fs;
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
 use crate::read::Object;
 use crate::s3::{
-    Acl, AclChange, Condition, Directive, NewObject, ObjectId, ObjectMeta, Part, Payload, Source, Stored, canned_name,
+    Acl, AclChange, Condition, Directive, ETag, NewObject, ObjectId, ObjectMeta, Part, Payload, Source, Stored,
+    canned_name,
 };
 
 /// Bytes of one part of a copy: well under the gibibyte above which XOS may time out.
 const COPY_PART: u64 = 256 << 20;
 /// Parts of one object copied at a time.
 const COPY_PARALLEL: usize = 8;
+
+/// Longest target of a symbolic link, PATH_MAX.
+const LINK_MAX: u64 = 4096;
+
+/// Whether a listing's entry may be a symbolic link: they are uploaded as the only part of a multipart upload, because
+/// the ETag of such an object ends in `-1`, which that of a small file hardly ever does. A copy in one request would
+/// lose the mark.
+pub(super) fn may_be_link(size: u64, etag: Option<&ETag>) -> bool {
+    (1..=LINK_MAX).contains(&size) && etag.is_some_and(|e| e.as_str().ends_with("-1"))
+}
 
 impl Fs {
     /// The ACL a copy has to set again; `None` when it is the default one, or cannot be read.
@@ -60,7 +71,7 @@ impl Fs {
         let acl = self.acl_to_keep(&from.id.key).await?;
         let canned = acl.as_ref().and_then(canned_name).map(str::to_owned);
         let source = Source::of(&from.id);
-        let stored = if from.size > self.settings.copy_threshold {
+        let stored = if from.size > self.settings.copy_threshold || may_be_link(from.size, Some(&from.id.etag)) {
             let mut object = match replace {
                 Some(object) => object,
                 None => {
@@ -97,7 +108,9 @@ impl Fs {
         for (start, number) in (0..from.size).step_by(part as usize).zip(1..) {
             let range = start..(start + part).min(from.size);
             let size = range.end - range.start;
-            copies.push(Box::pin(self.s3.copy_part(to, &upload, number, source, Some(range), size)));
+            // XOS-MPU-09: a range counts only for sources over 5 MB.
+            let range = (size < from.size).then_some(range);
+            copies.push(Box::pin(self.s3.copy_part(to, &upload, number, source, range, size)));
         }
         let parts: Vec<Result<Part>> = stream::iter(copies).buffered(COPY_PARALLEL).collect().await;
         let result = match parts.into_iter().collect::<Result<Vec<_>>>() {
@@ -115,7 +128,8 @@ impl Fs {
     /// The object behind a committed file's inode.
     pub(super) fn stored_object(&self, inode: &Inode, key: Key) -> Result<Object> {
         let state = inode.state.lock();
-        let etag = state.facts.etag.clone().ok_or_else(|| Error::new(Kind::Io, "object without ETag").with_key(&key))?;
+        let etag =
+            state.facts.etag.clone().ok_or_else(|| Error::new(Kind::Io, "object without ETag").with_key(&key))?;
         Ok(Object { id: ObjectId { key, etag, version: state.facts.version.clone() }, size: state.attr.size })
     }
 
@@ -226,6 +240,7 @@ impl Fs {
         let mut state = inode.state.lock();
         state.stored = true;
         state.has_marker = true;
+        state.marker_told = true;
         let now = Instant::now();
         state.confirmed = Some(now);
         state.changed = Some(now);

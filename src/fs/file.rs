@@ -64,7 +64,10 @@ impl Fs {
         if facts.is_archive_class() && facts.is_restored() == Some(false) {
             let class = facts.storage_class.clone().unwrap_or_default();
             return Err(Error::new(Kind::Archived, format!("open object of class {class}")).with_key(key).with_fix(
-                format!("restore it first: setfattr -n user.s3.restore -v 1 FILE, or restore s3://{}/{key}", self.s3.bucket()),
+                format!(
+                    "restore it first: setfattr -n user.s3.restore -v 1 FILE, or restore s3://{}/{key}",
+                    self.s3.bucket()
+                ),
             ));
         }
         Ok(())
@@ -100,7 +103,7 @@ impl Fs {
             let writer = self.writer(&inode, mode.truncate).await?;
             if mode.truncate {
                 writer.truncate(0).await?;
-                self.note_write(&inode, true);
+                self.note_write(&inode, true, false);
             }
             if mode.write {
                 return Ok(self.add_handle(&inode, mode, None, false));
@@ -311,8 +314,16 @@ impl Fs {
         }
         let key = self.inodes.prefix(parent)?.file(name)?;
         let now = SystemTime::now();
-        let attr =
-            Attr { kind: FileKind::File, size: 0, perm, uid: owner.0, gid: owner.1, atime: now, mtime: now, ctime: now };
+        let attr = Attr {
+            kind: FileKind::File,
+            size: 0,
+            perm,
+            uid: owner.0,
+            gid: owner.1,
+            atime: now,
+            mtime: now,
+            ctime: now,
+        };
         let object = self.object_for(name.as_str(), &attr);
         // A grave here means that the bucket still holds the old object: the commit replaces it.
         let buried = self.graves.lock().remove(&key);
@@ -385,12 +396,13 @@ impl Fs {
         Err(Error::new(Kind::Stale, "read a file that keeps changing"))
     }
 
-    /// mtime, ctime and the kill of setuid after a write.
-    pub(super) fn note_write(&self, inode: &Inode, kill_suid: bool) {
+    /// mtime, ctime and the kill of setuid after a write. `wrote`: bytes, not only a new size.
+    pub(super) fn note_write(&self, inode: &Inode, kill_suid: bool, wrote: bool) {
         let now = SystemTime::now();
         let mut state = inode.state.lock();
         state.attr.mtime = now;
         state.attr.ctime = now;
+        state.wrote |= wrote;
         if kill_suid {
             state.attr.perm &= !0o4000;
             if state.attr.perm & 0o010 != 0 {
@@ -415,7 +427,7 @@ impl Fs {
         let writer = handle.inode.state.lock().writer.clone()?;
         match writer.write_now(offset, data) {
             Ok(Some(())) => {
-                self.note_write(&handle.inode, kill_suid);
+                self.note_write(&handle.inode, kill_suid, true);
                 Some(Ok(()))
             }
             Ok(None) => None,
@@ -434,7 +446,7 @@ impl Fs {
         } else {
             writer.write(offset, data).await?;
         }
-        self.note_write(&handle.inode, kill_suid);
+        self.note_write(&handle.inode, kill_suid, true);
         Ok(())
     }
 
@@ -475,6 +487,7 @@ impl Fs {
             state.attr.size = committed.object.size;
             state.stored = true;
             state.attr_pending = false;
+            state.wrote = writer.is_dirty();
             let now = Instant::now();
             state.confirmed = Some(now);
             state.changed = Some(now);
@@ -500,10 +513,17 @@ impl Fs {
         }
     }
 
-    /// close(2): stores everything, and says so. Called once for each descriptor of the handle.
-    pub async fn flush(self: &Arc<Self>, fh: Fh) -> Result<()> {
+    /// close(2): stores everything, and says so. Called once for each descriptor of the handle, by process `pid`.
+    ///
+    /// A shell's `> file` and dd(1) open a file, duplicate the descriptor and close the first one before a byte is
+    /// written: storing the empty file then would cost a request, and destroy the old content before there is a new
+    /// one. While nothing was written and the same process has another descriptor, it is left to that one's close.
+    pub async fn flush(self: &Arc<Self>, fh: Fh, pid: u32) -> Result<()> {
         let handle = self.handles.file(fh)?;
         if !handle.write {
+            return Ok(());
+        }
+        if !handle.inode.state.lock().wrote && self.has_other_descriptor(&handle.inode, pid).await {
             return Ok(());
         }
         let result = self.commit(&handle.inode).await;
@@ -511,6 +531,21 @@ impl Fs {
             self.forget_pages(&handle.inode);
         }
         result
+    }
+
+    async fn has_other_descriptor(&self, inode: &Inode, pid: u32) -> bool {
+        let Some((_, name)) = self.inodes.place(inode.ino) else { return false };
+        // Looking the descriptor up by number would be a request to this very file system, so the path decides.
+        let shown = format!("/{name}");
+        let scan = tokio::task::spawn_blocking(move || {
+            let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+            entries.flatten().any(|entry| {
+                let path = std::fs::read_link(entry.path());
+                path.is_ok_and(|p| p.as_os_str().as_encoded_bytes().ends_with(shown.as_bytes()))
+                    && is_writable(pid, &entry.file_name().to_string_lossy())
+            })
+        });
+        scan.await.unwrap_or(false)
     }
 
     pub async fn fsync(self: &Arc<Self>, fh: Fh) -> Result<()> {
@@ -551,11 +586,7 @@ impl Fs {
         let key = self.inodes.key(inode.ino).ok();
         let (dropped, stored) = {
             let mut state = inode.state.lock();
-            if state.write_handles > 0 {
-                (None, state.stored)
-            } else {
-                (state.writer.take(), state.stored)
-            }
+            if state.write_handles > 0 { (None, state.stored) } else { (state.writer.take(), state.stored) }
         };
         if let Some(writer) = dropped {
             if let Err(e) = &result {
@@ -590,7 +621,9 @@ impl Fs {
             return;
         }
         let open = inode.state.lock().handles.iter().any(|h| h.strong_count() > 0);
-        let Some(key) = self.inodes.last_key(inode.ino).filter(|k| !open && self.graves.lock().remove(k)) else { return };
+        let Some(key) = self.inodes.last_key(inode.ino).filter(|k| !open && self.graves.lock().remove(k)) else {
+            return;
+        };
         let etag = inode.state.lock().facts.etag.clone();
         let result = match self.s3.head(&key, None).await {
             // Somebody else's new object under the old name is not ours to delete.
@@ -603,4 +636,12 @@ impl Fs {
             warn!("an unlinked file could not be deleted at its last close and will show up again: {e}");
         }
     }
+}
+
+/// Whether descriptor `fd` of `pid` was opened for writing.
+fn is_writable(pid: u32, fd: &str) -> bool {
+    let Ok(info) = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")) else { return false };
+    let flags = info.lines().find_map(|l| l.strip_prefix("flags:")).map(str::trim);
+    let flags = flags.and_then(|f| i32::from_str_radix(f, 8).ok()).unwrap_or(0);
+    flags & libc::O_ACCMODE != libc::O_RDONLY
 }

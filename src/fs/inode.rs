@@ -56,6 +56,10 @@ pub struct State {
     pub odd_marker: Option<Key>,
     /// Directory: a marker object is known to exist, so that it stays when it is emptied.
     pub has_marker: bool,
+    /// Directory: what its marker says of mode, owner and times is known, or that there is none.
+    pub marker_told: bool,
+    /// Bytes were written since the last commit, not only a file made or emptied.
+    pub wrote: bool,
 }
 
 impl State {
@@ -74,6 +78,8 @@ impl State {
             target: None,
             odd_marker: None,
             has_marker: false,
+            marker_told: false,
+            wrote: false,
         }
     }
 
@@ -241,7 +247,13 @@ impl Inodes {
 
     /// The inode of `name`, made with `state` when there is none. An existing inode of another kind (a directory
     /// where a file was) is unlinked and replaced: it is another object.
-    pub fn remember(&self, parent: Ino, name: &Name, hash_key: &str, state: impl FnOnce() -> State) -> Result<Arc<Inode>> {
+    pub fn remember(
+        &self,
+        parent: Ino,
+        name: &Name,
+        hash_key: &str,
+        state: impl FnOnce() -> State,
+    ) -> Result<Arc<Inode>> {
         self.remember_kind(parent, name, hash_key, None, state)
     }
 
@@ -271,8 +283,7 @@ impl Inodes {
         while inner.nodes.contains_key(&ino) {
             ino = Ino(ino.0.wrapping_add(1).max(2));
         }
-        let inode =
-            Arc::new(Inode { ino, state: Mutex::new(state()), changing: tokio::sync::Mutex::new(()) });
+        let inode = Arc::new(Inode { ino, state: Mutex::new(state()), changing: tokio::sync::Mutex::new(()) });
         let node = Node {
             inode: inode.clone(),
             place: Some((parent, name.clone())),
@@ -424,7 +435,11 @@ impl Inodes {
 }
 
 fn detach(inner: &mut Inner, ino: Ino) {
-    let key = inner.nodes.get(&ino).and_then(|n| n.place.clone()).and_then(|(p, name)| inner.prefix(p).ok()?.file(&name).ok());
+    let key = inner
+        .nodes
+        .get(&ino)
+        .and_then(|n| n.place.clone())
+        .and_then(|(p, name)| inner.prefix(p).ok()?.file(&name).ok());
     let Some(node) = inner.nodes.get_mut(&ino) else { return };
     if let Some((parent, name)) = node.place.take() {
         node.last_key = key;

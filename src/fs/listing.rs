@@ -12,10 +12,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, StreamExt};
 use tokio::task::JoinHandle;
 
 use super::Fs;
 use super::attr::FileKind;
+use super::copy::may_be_link;
 use super::inode::Ino;
 use super::known::Item;
 use crate::error::{Error, Kind, Result};
@@ -25,6 +28,8 @@ use crate::s3::{Continue, ListQuery, Page};
 /// Suffix of directory markers that old Hadoop tools write.
 pub const FOLDER_SUFFIX: &str = "_$folder$";
 
+/// How many entries that may be links are asked for at a time.
+const LINKS_PARALLEL: usize = 16;
 /// How many entries one call hands out at most: more than a reply of the kernel's usual size can take.
 const BATCH: usize = 1024;
 
@@ -252,7 +257,8 @@ impl Fs {
         }
         s.held = parsed.held;
         let graves = self.graves.lock().clone();
-        for item in parsed.items {
+        let items = self.tell_links(dir, &prefix, parsed.items).await;
+        for item in items {
             let buried = !graves.is_empty() && prefix.file(&item.name).is_ok_and(|k| graves.contains(&k));
             let repeated = item.odd_marker.is_some() && s.items.iter().any(|i| i.name == item.name);
             if buried || repeated {
@@ -268,6 +274,40 @@ impl Fs {
             self.finish(dir, s)?;
         }
         Ok(())
+    }
+
+    /// What may be a symbolic link by its ETag is asked for, and nothing else is. What cannot be asked stays a file
+    /// until it is opened.
+    async fn tell_links(self: &Arc<Self>, dir: Ino, prefix: &Prefix, mut items: Vec<Arc<Item>>) -> Vec<Arc<Item>> {
+        let mut asks: Vec<BoxFuture<'_, (usize, bool)>> = Vec::new();
+        for (i, item) in items.iter().enumerate() {
+            if item.kind == FileKind::File && may_be_link(item.size, item.etag.as_ref()) {
+                asks.push(Box::pin(self.is_link(i, dir, prefix, item.clone())));
+            }
+        }
+        let answers: Vec<(usize, bool)> = stream::iter(asks).buffer_unordered(LINKS_PARALLEL).collect().await;
+        for (i, link) in answers {
+            if link {
+                items[i] = Arc::new(Item { kind: FileKind::Symlink, ..(*items[i]).clone() });
+            }
+        }
+        items
+    }
+
+    async fn is_link(self: &Arc<Self>, index: usize, dir: Ino, prefix: &Prefix, item: Arc<Item>) -> (usize, bool) {
+        if let Some(inode) = self.inodes.child(dir, &item.name) {
+            let state = inode.state.lock();
+            if state.facts.etag == item.etag && state.facts.etag.is_some() {
+                return (index, state.attr.kind == FileKind::Symlink);
+            }
+        }
+        let asked = Instant::now();
+        let Ok(key) = prefix.file(&item.name) else { return (index, false) };
+        let inode = match self.s3.head(&key, None).await {
+            Ok(meta) => self.absorb_file(dir, &item.name, &key, &meta, asked),
+            Err(_) => return (index, false),
+        };
+        (index, inode.is_ok_and(|i| i.kind() == FileKind::Symlink))
     }
 
     /// The listing is complete: adds what only this mount knows.
@@ -346,10 +386,7 @@ mod tests {
         let first = parse_page(&root, &page(&[("a", 1), ("a-1", 1)], &[]), vec![], false, false);
         assert!(first.items.is_empty());
         let second = parse_page(&root, &page(&[("a-2", 1), ("b", 1)], &["a/"]), first.held, true, false);
-        assert_eq!(
-            names(&second.items).iter().map(|n| n.0).collect::<Vec<_>>(),
-            ["a", "a-1", "a-2", "a@@file", "b"]
-        );
+        assert_eq!(names(&second.items).iter().map(|n| n.0).collect::<Vec<_>>(), ["a", "a-1", "a-2", "a@@file", "b"]);
     }
 
     #[test]

@@ -61,7 +61,12 @@ impl Fs {
     /// Whether the inode can be shown without asking.
     fn is_current(&self, inode: &Inode) -> bool {
         let state = inode.state.lock();
-        inode.ino == ROOT || state.writer.is_some() || !state.stored || self.fresh(&state).is_some()
+        if inode.ino == ROOT || state.writer.is_some() || !state.stored {
+            return true;
+        }
+        // A listing tells nothing of a directory's mode: whoever asks for it by name gets the marker's.
+        let told = state.attr.kind != FileKind::Dir || state.marker_told || !self.settings.store_attrs;
+        told && self.fresh(&state).is_some()
     }
 
     /// Answers from memory, or not at all.
@@ -90,9 +95,18 @@ impl Fs {
         if let Some(answer) = self.lookup_now(parent, name) {
             return Ok(answer);
         }
-        if self.listings.worth_refreshing(parent) && self.refresh_listing(parent).await? {
-            if let Some(answer) = self.lookup_now(parent, name) {
-                return Ok(answer);
+        if self.listings.worth_refreshing(parent)
+            && self.refresh_listing(parent).await?
+            && let Some(answer) = self.lookup_now(parent, name)
+        {
+            return Ok(answer);
+        }
+        if let Some(inode) = self.inodes.child(parent, name).filter(|i| i.kind() == FileKind::Dir) {
+            let fresh = self.fresh(&inode.state.lock()).is_some();
+            if fresh {
+                // Listed a moment ago: only its marker is not known.
+                self.learn_marker(&inode).await?;
+                return Ok(Lookup::Found(self.entry(&inode)));
             }
         }
         match self.find(parent, name).await? {
@@ -185,7 +199,11 @@ impl Fs {
                 }
                 Ok(None)
             }
-            Found::Dir { marker, time } => self.absorb_dir(parent, name, marker, time, asked, true).map(Some),
+            Found::Dir { marker, time } => {
+                let inode = self.absorb_dir(parent, name, marker, time, asked, true)?;
+                self.learn_marker(&inode).await?;
+                Ok(Some(inode))
+            }
             Found::File(meta) => {
                 let key = prefix.file(name)?;
                 if self.graves.lock().contains(&key) {
@@ -287,6 +305,8 @@ impl Fs {
             state.confirmed = Some(asked);
             state.stored = stored;
             state.has_marker = marker.is_some();
+            // Seen by a listing of the directory itself: none is an answer too.
+            state.marker_told |= marker.is_none();
             state.odd_marker = marker.filter(|m| Some(m) != prefix.marker().as_ref());
         }
         drop(state);
@@ -351,7 +371,11 @@ impl Fs {
                 drop(state);
                 return Ok(inode);
             }
-            return self.absorb_dir(parent, &item.name, item.odd_marker.clone(), item.last_modified, asked, true);
+            let inode =
+                self.absorb_dir(parent, &item.name, item.odd_marker.clone(), item.last_modified, asked, true)?;
+            // The parent's listing does not show whether there is a marker.
+            inode.state.lock().marker_told = false;
+            return Ok(inode);
         }
         let prefix = self.inodes.prefix(parent)?;
         let key = prefix.file(&item.name)?;
@@ -362,16 +386,24 @@ impl Fs {
             last_modified: item.last_modified,
             storage_class: item.storage_class.as_deref().map(str::to_owned),
         };
-        let fresh = || {
-            State::new(Attr::of_listed(&listed, &self.settings.defaults), Facts::of_listed(&listed), true)
-        };
-        let existing = self.inodes.child(parent, &item.name);
-        let replaces_dir = existing.as_ref().is_some_and(|i| i.kind() == FileKind::Dir);
-        let inode = if replaces_dir {
-            self.inodes.remember_kind(parent, &item.name, key.as_str(), Some(FileKind::File), fresh)?
-        } else {
-            self.inodes.remember(parent, &item.name, key.as_str(), fresh)?
-        };
+        let mut attr = Attr::of_listed(&listed, &self.settings.defaults);
+        if item.kind == FileKind::Symlink {
+            attr.kind = FileKind::Symlink;
+            attr.perm = 0o777;
+        }
+        let fresh = || State::new(attr.clone(), Facts::of_listed(&listed), true);
+        // A plain listing cannot tell a link from a file: while the object is the same one, what was learnt stays.
+        let replaced = self.inodes.child(parent, &item.name).is_some_and(|i| {
+            let state = i.state.lock();
+            let same = state.facts.etag == item.etag;
+            match (state.attr.kind, item.kind) {
+                (FileKind::Dir, _) | (FileKind::File, FileKind::Symlink) => true,
+                (FileKind::Symlink, FileKind::File) => !same,
+                _ => false,
+            }
+        });
+        let kind = replaced.then_some(item.kind);
+        let inode = self.inodes.remember_kind(parent, &item.name, key.as_str(), kind, fresh)?;
         let mut state = inode.state.lock();
         if state.writer.is_some() || !state.stored || state.changed.is_some_and(|c| c >= asked) {
             drop(state);
@@ -380,7 +412,7 @@ impl Fs {
         let same = state.facts.etag.is_some() && state.facts.etag == item.etag && state.attr.size == item.size;
         if !same {
             if !state.attr_pending {
-                state.attr = Attr::of_listed(&listed, &self.settings.defaults);
+                state.attr = attr;
             }
             state.facts = Facts::of_listed(&listed);
             state.target = None;
@@ -418,7 +450,10 @@ impl Fs {
         if ino != ROOT {
             let state = inode.state.lock();
             let own = state.writer.is_some() || !state.stored || state.attr_pending;
-            let told = state.attr.kind == FileKind::Dir || state.facts.meta.is_some();
+            let told = match state.attr.kind {
+                FileKind::Dir => state.marker_told || !self.settings.store_attrs,
+                _ => state.facts.meta.is_some(),
+            };
             if !own && (!told || self.fresh(&state).is_none()) {
                 return None;
             }
@@ -438,8 +473,12 @@ impl Fs {
         };
         let asked = Instant::now();
         if inode.kind() == FileKind::Dir {
-            if self.find(parent, &name).await?.is_none_or(|i| i.ino != ino) {
-                return Err(Error::new(Kind::NotFound, "directory is gone").with_key(&name));
+            if self.fresh(&inode.state.lock()).is_none() {
+                // Another machine may have changed it meanwhile.
+                inode.state.lock().marker_told = false;
+                if self.find(parent, &name).await?.is_none_or(|i| i.ino != ino) {
+                    return Err(Error::new(Kind::NotFound, "directory is gone").with_key(&name));
+                }
             }
             self.learn_marker(&inode).await?;
             return Ok(self.entry(&inode));
@@ -470,11 +509,11 @@ impl Fs {
         Ok(self.entry(&inode))
     }
 
-    /// Mode, owner and mtime of a directory are in its marker's metadata.
+    /// Mode, owner and mtime of a directory are in its marker's metadata: one HEAD, once an inode and TTL.
     async fn learn_marker(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
         let (odd, told) = {
             let state = inode.state.lock();
-            (state.odd_marker.clone(), state.facts.meta.is_some() || state.attr_pending || !state.stored)
+            (state.odd_marker.clone(), state.marker_told || state.attr_pending || !state.stored)
         };
         if told || !self.settings.store_attrs {
             return Ok(());
@@ -482,11 +521,15 @@ impl Fs {
         let asked = Instant::now();
         let Some(marker) = odd.or_else(|| self.inodes.prefix(inode.ino).ok()?.marker()) else { return Ok(()) };
         match self.s3.head(&marker, None).await {
-            Ok(meta) => self.absorb_meta(inode, &meta, asked),
+            Ok(meta) => {
+                self.absorb_meta(inode, &meta, asked);
+                inode.state.lock().has_marker = true;
+            }
             // An implicit directory has none.
             Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Denied) => {}
             Err(e) => return Err(e),
         }
+        inode.state.lock().marker_told = true;
         Ok(())
     }
 }

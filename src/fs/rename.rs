@@ -16,9 +16,9 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 use tracing::warn;
 
+use super::Fs;
 use super::attr::{Facts, FileKind};
 use super::inode::{Ino, Inode};
-use super::Fs;
 use crate::error::{Error, Kind, Result};
 use crate::key::{Key, Name, Prefix};
 use crate::read::Object;
@@ -32,12 +32,7 @@ impl Fs {
     ///
     /// Requests for a file: GET of its ACL, one copy, one DELETE. For a directory as many for each object, in
     /// parallel, with one DELETE for 1,000 of them.
-    pub async fn rename(
-        self: &Arc<Self>,
-        from: (Ino, &Name),
-        to: (Ino, &Name),
-        no_replace: bool,
-    ) -> Result<()> {
+    pub async fn rename(self: &Arc<Self>, from: (Ino, &Name), to: (Ino, &Name), no_replace: bool) -> Result<()> {
         self.writable()?;
         if to.1.is_escaped() {
             return Err(Error::new(Kind::BadName, "rename to a name that is an escape").with_key(to.1));

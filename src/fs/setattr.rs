@@ -121,7 +121,7 @@ impl Fs {
         }
         let writer = self.writer(inode, size == 0).await?;
         writer.truncate(size).await?;
-        self.note_write(inode, true);
+        self.note_write(inode, true, true);
         if inode.state.lock().write_handles == 0 {
             self.close_writer(inode).await?;
         }
@@ -148,7 +148,7 @@ impl Fs {
             }
             _ => return Err(Kind::Unsupported.into()),
         }
-        self.note_write(&handle.inode, true);
+        self.note_write(&handle.inode, true, true);
         Ok(())
     }
 

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+use super::Fs;
 use super::attr::{FileKind, is_posix_name};
 use super::inode::{Ino, Inode, ROOT};
-use super::Fs;
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
 use crate::s3::{Acl, AclChange, Grant, Grantee, Headers, NewObject, ObjectMeta, canned_name};
@@ -25,7 +25,8 @@ const TAG_KEY_MAX: usize = 128;
 const TAG_VALUE_MAX: usize = 256;
 
 /// Everything that has a meaning in a query string, or to a reader of one line.
-const TAG_ESCAPES: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b':').remove(b'/').remove(b'@');
+const TAG_ESCAPES: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b':').remove(b'/').remove(b'@');
 
 const GROUPS: &str = "http://acs.amazonaws.com/groups/global/";
 const LOG_DELIVERY: &str = "http://acs.amazonaws.com/groups/s3/LogDelivery";
@@ -184,7 +185,8 @@ fn format_grantee(grantee: &Grantee) -> String {
 fn parse_grants(text: &str) -> Result<Vec<Grant>> {
     let mut grants = Vec::new();
     for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
-        let (permission, grantee) = line.split_once(char::is_whitespace).ok_or_else(|| invalid("a grant is `PERMISSION grantee`", line))?;
+        let (permission, grantee) =
+            line.split_once(char::is_whitespace).ok_or_else(|| invalid("a grant is `PERMISSION grantee`", line))?;
         let permission = permission.to_ascii_uppercase();
         if !["READ", "WRITE", "READ_ACP", "WRITE_ACP", "FULL_CONTROL"].contains(&permission.as_str()) {
             return Err(invalid("permission is READ, WRITE, READ_ACP, WRITE_ACP or FULL_CONTROL", line));
@@ -296,7 +298,9 @@ impl Fs {
                 return Ok(canned_name(&acl).unwrap_or("custom").into());
             }
             (Attribute::BucketLocation, true) => return Ok(self.s3.location().await?.into_bytes()),
-            (Attribute::Uri, true) => return Ok(format!("s3://{}/{}", self.s3.bucket(), self.settings.root).into_bytes()),
+            (Attribute::Uri, true) => {
+                return Ok(format!("s3://{}/{}", self.s3.bucket(), self.settings.root).into_bytes());
+            }
             (Attribute::BucketAcl | Attribute::BucketLocation, false) | (_, true) => return Err(none()),
             _ => {}
         }
@@ -436,13 +440,18 @@ impl Fs {
                 acl.grants = grants.clone();
                 self.s3.set_object_acl(&key, None, &AclChange::Full(acl)).await
             }
-            Edit::Tags(tags) if tags.is_empty() => self.s3.delete_tags(&key, None).await.inspect(|()| self.tags_changed(&inode)),
+            Edit::Tags(tags) if tags.is_empty() => {
+                self.s3.delete_tags(&key, None).await.inspect(|()| self.tags_changed(&inode))
+            }
             Edit::Tags(tags) => self.s3.set_tags(&key, None, tags).await.inspect(|()| self.tags_changed(&inode)),
             Edit::Tag(tag, value) => {
                 let mut tags = self.s3.tags(&key, None).await?;
                 edit_tag(&mut tags, tag, value.as_deref())?;
-                let done =
-                    if tags.is_empty() { self.s3.delete_tags(&key, None).await } else { self.s3.set_tags(&key, None, &tags).await };
+                let done = if tags.is_empty() {
+                    self.s3.delete_tags(&key, None).await
+                } else {
+                    self.s3.set_tags(&key, None, &tags).await
+                };
                 done.inspect(|()| self.tags_changed(&inode))
             }
             Edit::Class(_) | Edit::Header(..) | Edit::Metadata(..) => {

@@ -54,8 +54,17 @@ macro_rules! refuse {
 }
 
 refuse!(
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
-    ReplyOpen, ReplyWrite, ReplyXattr
+    ReplyAttr,
+    ReplyCreate,
+    ReplyData,
+    ReplyDirectory,
+    ReplyDirectoryPlus,
+    ReplyEmpty,
+    ReplyEntry,
+    ReplyLseek,
+    ReplyOpen,
+    ReplyWrite,
+    ReplyXattr
 );
 
 fn errno(e: &Error) -> Errno {
@@ -119,16 +128,8 @@ fn reply_lookup(fs: &Fs, reply: ReplyEntry, lookup: Lookup) {
         Lookup::Absent(ttl) => {
             // Inode 0 is a negative entry: the kernel remembers the absence.
             let now = SystemTime::UNIX_EPOCH;
-            let attr = Attr {
-                kind: FileKind::File,
-                size: 0,
-                perm: 0,
-                uid: 0,
-                gid: 0,
-                atime: now,
-                mtime: now,
-                ctime: now,
-            };
+            let attr =
+                Attr { kind: FileKind::File, size: 0, perm: 0, uid: 0, gid: 0, atime: now, mtime: now, ctime: now };
             reply.entry(&ttl, &to_attr(Ino(0), &attr), Generation(0));
         }
     }
@@ -160,9 +161,9 @@ impl Adapter {
         let fs = self.fs.clone();
         self.runtime.spawn(async move {
             let result = match deadline {
-                Some(limit) => tokio::time::timeout(limit, work)
-                    .await
-                    .unwrap_or_else(|_| Err(Error::new(Kind::Timeout, op).with_fix("is the store reachable? op_timeout sets the limit"))),
+                Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+                    Err(Error::new(Kind::Timeout, op).with_fix("is the store reachable? op_timeout sets the limit"))
+                }),
                 // Moves file data: every request in it has a deadline of its own, the sum depends on the size.
                 None => work.await,
             };
@@ -471,9 +472,9 @@ impl fuser::Filesystem for Adapter {
         }
     }
 
-    fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        let fs = self.fs.clone();
-        self.spawn("flush", None, reply, async move { fs.flush(Fh(fh.0)).await }, |_, reply, ()| reply.ok());
+    fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        let (fs, pid) = (self.fs.clone(), req.pid());
+        self.spawn("flush", None, reply, async move { fs.flush(Fh(fh.0), pid).await }, |_, reply, ()| reply.ok());
     }
 
     fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
@@ -602,7 +603,9 @@ impl fuser::Filesystem for Adapter {
         }
         let (fs, ino) = (self.fs.clone(), Ino(ino.0));
         let work = async move { fs.getxattr(ino, &name).await };
-        self.spawn("getxattr", self.limit(), reply, work, move |_, reply, value: Vec<u8>| reply_sized(reply, size, &value));
+        self.spawn("getxattr", self.limit(), reply, work, move |_, reply, value: Vec<u8>| {
+            reply_sized(reply, size, &value)
+        });
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
