@@ -340,8 +340,8 @@ async fn a_page_of_a_large_bucket_is_quick() {
     for i in 0..100_000 {
         server.store().put(BUCKET, &format!("{:03}/{i:06}", i / 1000), bytes::Bytes::new());
     }
-    let mut best = Duration::MAX;
     for query in [&[("list-type", "2"), ("prefix", "050/")][..], &[("list-type", "2"), ("delimiter", "/")]] {
+        let mut best = Duration::MAX;
         for _ in 0..3 {
             let begun = std::time::Instant::now();
             let text = s3.get("", query, &[]).await.text().await.unwrap();
@@ -349,7 +349,7 @@ async fn a_page_of_a_large_bucket_is_quick() {
             assert_eq!(element(&text, "KeyCount"), Some(if query[1].0 == "prefix" { "1000" } else { "100" }));
         }
         println!("{query:?}: {best:?}");
-        // Ten times what it takes on an idle machine.
+        // The goal is 10 ms (1.5 ms measured); the rest is for busy machines.
         assert!(best < Duration::from_millis(100), "{best:?}");
     }
 }
