@@ -15,7 +15,7 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
 #[cfg(feature = "demo")]
 mod with_server {
     use std::ffi::OsString;
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
     use std::time::Duration;
 
     use tokio::signal::unix::{SignalKind, signal};
@@ -26,9 +26,6 @@ mod with_server {
 
     /// The server is in this process: it answers at once or never.
     const PATIENCE: Duration = Duration::from_secs(60);
-
-    const WELCOME: &str = "This file is an object. Write, rename and delete as you like;\n\
-                           what you do here happens in the bucket.\n";
 
     pub(in super::super) fn run(args: &DemoArgs) -> Result<(), Failure> {
         let failed = |e: std::io::Error| Failure::Failed(format!("demo: {e}"));
@@ -59,6 +56,10 @@ mod with_server {
         })
         .await
         .map_err(|e| Failure::Failed(format!("server on {}: {e}; change --listen", args.listen)))?;
+        // Somebody's own data stays as it is.
+        if dir.is_some() && args.data.is_none() {
+            crate::demo::sample(server.store(), &args.bucket);
+        }
         let keys = server.keys();
         println!("export AWS_ENDPOINT_URL={}", server.endpoint());
         println!("export AWS_ACCESS_KEY_ID={}", keys.access_key);
@@ -90,7 +91,6 @@ mod with_server {
         let args: Vec<OsString> =
             ["mount".into(), "--background-child".into(), "--".into(), bucket.into(), dir.into()].into();
         let (endpoint, keys) = (server.endpoint(), server.keys());
-        let welcome: PathBuf = dir.join("README.txt");
         blocking(move || {
             let env = [
                 ("AWS_ENDPOINT_URL", endpoint.as_str()),
@@ -100,12 +100,7 @@ mod with_server {
                 ("AWS_SESSION_TOKEN", ""),
                 ("AWS_PROFILE", ""),
             ];
-            launch::launch(&args, &env, PATIENCE)?;
-            if !welcome.exists() {
-                std::fs::write(&welcome, WELCOME)
-                    .map_err(|e| Failure::Failed(format!("{}: {e}", welcome.display())))?;
-            }
-            Ok(())
+            launch::launch(&args, &env, PATIENCE).map(drop)
         })
         .await
     }
