@@ -13,6 +13,7 @@ fn semantics() -> String {
     std::fs::read_to_string(root().join("docs/SEMANTICS.md")).unwrap()
 }
 
+// R77
 #[test]
 fn the_error_table_is_that_of_the_code() {
     macro_rules! kinds {

@@ -121,6 +121,30 @@ fn shells_append() {
     );
 }
 
+// R13 R14
+#[test]
+fn a_new_file_is_in_the_bucket_from_its_close_on() {
+    let server = TestServer::start();
+    let mount = TestMount::new(&server);
+    std::fs::create_dir(mount.join("d")).unwrap();
+    let mut file = std::fs::File::create(mount.join("d/f")).unwrap();
+    std::io::Write::write_all(&mut file, &[7; 300_000]).unwrap();
+    assert_eq!(std::fs::metadata(mount.join("d/f")).unwrap().len(), 300_000);
+    assert_eq!(mount.sh("ls d"), "f\n");
+    assert_eq!(server.list(""), [""; 0], "nothing before the close");
+    drop(file);
+    assert_eq!(server.get("d/f"), [7; 300_000]);
+    mount.sh("touch d/empty; : >d/also");
+    assert_eq!(server.list("d"), ["also", "empty", "f"]);
+    assert_eq!(server.get("d/empty"), b"");
+    if let Some(counts) = server.counts() {
+        // The marker and three files: one PUT each, and none in parts.
+        assert_eq!(counts.get("PutObject"), Some(&4), "{counts:?}");
+        assert_eq!(counts.get("CreateMultipartUpload"), None);
+    }
+    mount.umount();
+}
+
 /// Four processes append to one file through O_APPEND: no line is lost or torn.
 // R16
 #[test]

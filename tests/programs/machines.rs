@@ -58,6 +58,19 @@ fn a_mount_sees_what_rclone_changes() {
     mount.umount();
 }
 
+// R71
+#[test]
+fn locks_do_not_cross_machines() {
+    let server = TestServer::start();
+    let (a, b) = (TestMount::new(&server), TestMount::new(&server));
+    a.sh("echo x >lock");
+    eventually(Duration::from_secs(4), "the file", || b.join("lock").exists());
+    a.sh(&format!("flock lock flock -n '{}' true", b.join("lock").display()));
+    sh_fails(a.path(), "flock lock flock -n lock echo held >&2 || { echo locked >&2; false; }", "locked");
+    a.umount();
+    b.umount();
+}
+
 /// The daemon is killed in the middle of overwriting an object: the old one is intact, everything that was closed is
 /// there, and the next mount at the same place works.
 // R11 R73 R74
