@@ -90,7 +90,7 @@ fn daemon() {
             attach: Box::new(|_| ()),
             drain: Box::new(|_| {
                 let lost = std::env::var("XOSFS_TEST_LOST").ok();
-                let unstored = lost.map(|k| (Key::new(k).unwrap(), Error::new(Kind::Quota, "put object")));
+                let unstored = lost.map(|k| (k, Error::new(Kind::Quota, "put object")));
                 Box::pin(async move { unstored.into_iter().collect() })
             }),
             dump: Box::new(|| "tiny state".into()),

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use tracing::{error, warn};
@@ -24,6 +24,9 @@ use crate::key::{Key, Name};
 use crate::read::Object;
 use crate::s3::{Condition, NewObject, ObjectId, ObjectMeta};
 use crate::write::{Committed, Writer};
+
+/// Longest look at the descriptors of a process; a table of thousands takes a millisecond.
+const SCAN_PATIENCE: Duration = Duration::from_millis(100);
 
 /// What open(2) was asked for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -545,7 +548,12 @@ impl Fs {
                     && is_writable(pid, &entry.file_name().to_string_lossy())
             })
         });
-        scan.await.unwrap_or(false)
+        // A process closes descriptors in exec(2) while it holds the lock that reading its /proc takes: the scan then
+        // waits for the very answer it is made for. Such a descriptor was inherited, so its owner has another one.
+        match tokio::time::timeout(SCAN_PATIENCE, scan).await {
+            Ok(found) => found.unwrap_or(false),
+            Err(_) => true,
+        }
     }
 
     pub async fn fsync(self: &Arc<Self>, fh: Fh) -> Result<()> {

@@ -47,11 +47,8 @@ impl Fs {
                 return Ok(());
             }
             match (source.kind(), target.kind()) {
-                (FileKind::Dir, FileKind::Dir) => {
-                    if !self.is_empty_dir(target).await? {
-                        return Err(Error::new(Kind::NotEmpty, "rename").with_key(to.1));
-                    }
-                }
+                (FileKind::Dir, FileKind::Dir) if self.is_empty_dir(target).await? => {}
+                (FileKind::Dir, FileKind::Dir) => return Err(Error::new(Kind::NotEmpty, "rename").with_key(to.1)),
                 (FileKind::Dir, _) => return Err(Kind::NotDir.into()),
                 (_, FileKind::Dir) => return Err(Kind::IsDir.into()),
                 _ => {}
@@ -216,9 +213,9 @@ impl Fs {
         let odd = source.state.lock().odd_marker.take();
         let mut keys: Vec<Key> = objects.iter().filter_map(|o| Key::new(&o.key).ok()).collect();
         keys.extend(odd);
-        for (key, e) in self.s3.delete_many(&keys).await? {
+        if let Some((key, e)) = self.s3.delete_many(&keys).await?.into_iter().next() {
             // Its copy exists: nothing is lost, but the name is there twice.
-            warn!(key = %key, "renamed, but the old object could not be deleted: {e}");
+            warn!(key = %key, "copied, but an old object could not be deleted: {e}");
             return Err(e);
         }
         {
