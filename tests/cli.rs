@@ -22,7 +22,6 @@ use xosfs::daemon::volume::Volume;
 use xosfs::daemon::{self as life, Outcome, Request};
 use xosfs::error::{Error, Kind};
 use xosfs::fuse::{fusermount, mountinfo, session, target};
-use xosfs::key::Key;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
