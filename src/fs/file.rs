@@ -589,13 +589,20 @@ impl Fs {
 
     /// Commits and lets the writer go, unless somebody opened the file for writing meanwhile.
     pub(super) async fn close_writer(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
-        let unlinked = self.inodes.place(inode.ino).is_none();
-        let result = if unlinked { Ok(()) } else { self.commit(inode).await };
-        let key = self.inodes.key(inode.ino).ok();
-        let (dropped, stored) = {
+        let (result, dropped, stored) = loop {
+            let unlinked = self.inodes.place(inode.ino).is_none();
+            let result = if unlinked { Ok(()) } else { self.commit(inode).await };
             let mut state = inode.state.lock();
-            if state.write_handles > 0 { (None, state.stored) } else { (state.writer.take(), state.stored) }
+            if state.write_handles > 0 {
+                break (result, None, state.stored);
+            }
+            // A truncate by path may have come between the commit and here.
+            if result.is_ok() && !unlinked && state.writer.as_ref().is_some_and(|w| w.is_dirty()) {
+                continue;
+            }
+            break (result, state.writer.take(), state.stored);
         };
+        let key = self.inodes.key(inode.ino).ok();
         if let Some(writer) = dropped {
             if let Err(e) = &result {
                 error!(key = key.as_ref().map(Key::as_str), "not stored, and closed by its last handle: {e}");
