@@ -68,6 +68,7 @@ fn cp_a_stores_a_source_tree_and_diff_finds_no_difference() {
     mount.umount();
 }
 
+// R55
 #[test]
 fn tar_extracts_into_the_mount_and_packs_from_it() {
     let server = TestServer::start();
@@ -78,9 +79,11 @@ fn tar_extracts_into_the_mount_and_packs_from_it() {
     mount.sh(&format!("tar xf '{}'", local.path().join("tree.tar").display()));
     assert_same_tree(&tree, &mount.join("tree"));
     server.check_same(&tree, "tree");
-    // Packed by the mount into the mount, unpacked locally, after a remount that had to read everything again.
+    // Packed by the mount into the mount, unpacked locally, after a remount that had to read everything again. Each
+    // name was looked up before: a listing alone has neither modes nor times.
     mount.umount();
     let mount = TestMount::new(&server);
+    assert_same_tree(&tree, &mount.join("tree"));
     mount.sh("tar cf packed.tar tree; tar df packed.tar");
     mount.umount();
     sh(local.path(), "mkdir unpacked");
@@ -111,7 +114,7 @@ fn rsync_a_second_time_sends_nothing() {
     let tree = source_tree(local.path(), 1000);
     let rsync = format!("rsync -aO --itemize-changes '{}/' '{}/'", tree.display(), mount.join("to").display());
     let first = sh(local.path(), &rsync);
-    assert!(first.lines().filter(|l| l.starts_with(">f")).count() > 400, "{first}");
+    assert!(first.lines().filter(|l| l.starts_with(">f")).count() > if quick() { 100 } else { 400 }, "{first}");
     server.check_same(&tree, "to");
     assert_eq!(sh(local.path(), &rsync), "");
     // One file changed: one file sent. One deleted: one deleted.
