@@ -1,22 +1,20 @@
 //! The first request to the store: every way it can go wrong is one line that names the setting to change, and leaves
-//! nothing mounted. The server is the embedded one, the program is the real one.
+//! nothing mounted. The server is the embedded one, and for one test the one of
+//! `XOSFS_TEST_S3`; the program is the real one.
 #![cfg(feature = "demo")]
 
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use xosfs::config::Options;
+use xosfs::config::credentials::Credentials;
 use xosfs::daemon::{Request, connect, log, report::Report};
 use xosfs::demo::{self, Action, Rule, Server};
 use xosfs::fuse::mountinfo;
+use xosfs::s3;
 
 fn server() -> Server {
     Server::start_thread(demo::Options { buckets: vec!["bucket".into()], ..demo::Options::default() }).unwrap()
-}
-
-fn keys(command: &mut Command, server: &Server) {
-    let keys = server.keys();
-    command.env("AWS_ACCESS_KEY_ID", keys.access_key).env("AWS_SECRET_ACCESS_KEY", keys.secret_key);
 }
 
 fn clean(command: &mut Command) {
@@ -41,10 +39,15 @@ fn connecting() {
 }
 
 fn connect(source: &str, options: &str, server: &Server) -> Output {
+    let keys = server.keys();
+    connect_as(source, options, &keys.access_key, &keys.secret_key)
+}
+
+fn connect_as(source: &str, options: &str, access_key: &str, secret_key: &str) -> Output {
     let staging = tempfile::tempdir().unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
     clean(&mut command);
-    keys(&mut command, server);
+    command.env("AWS_ACCESS_KEY_ID", access_key).env("AWS_SECRET_ACCESS_KEY", secret_key);
     command.args(["connecting", "--exact", "--nocapture"]).env("XOSFS_TEST_CONNECT", source);
     command.env("XOSFS_TEST_OPTIONS", format!("{options},staging_dir={}", staging.path().display()));
     command.output().unwrap()
@@ -112,6 +115,44 @@ fn a_denied_listing_is_a_warning() {
     assert!(output.status.success(), "{}", said(&output));
     assert!(said(&output).contains("s3:ListBucket"), "{}", said(&output));
     assert!(server.log().iter().all(|r| r.operation.starts_with("ListObjects")));
+}
+
+/// On Ceph both are a plain "AccessDenied": rights that are missing, and a key that is wrong.
+#[test]
+fn wrong_keys_of_a_real_server_are_an_error_and_missing_rights_are_not() {
+    let Ok(given) = std::env::var("XOSFS_TEST_S3") else { return };
+    let [endpoint, access, secret, region] = given.split_whitespace().collect::<Vec<_>>()[..] else {
+        panic!("XOSFS_TEST_S3 has to be \"ENDPOINT ACCESS_KEY SECRET_KEY REGION\"");
+    };
+    let bucket = format!("xosfs-keys-{}", std::process::id());
+    let s3 = s3::S3::new(s3::Settings {
+        endpoint: Some(endpoint.into()),
+        region: region.into(),
+        bucket: bucket.clone(),
+        credentials: Credentials::fixed(access, secret.to_owned(), None),
+        ..s3::Settings::default()
+    })
+    .unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(s3.create_bucket(None, None)).unwrap();
+    let options = format!("endpoint={endpoint},region={region}");
+    let with =
+        |access: &str, secret: &str, more: &str| connect_as(&bucket, &format!("{options}{more}"), access, secret);
+    let wrong_secret = with(access, "0000000000000000000000000000000000000000", "");
+    let wrong_access = with("NOSUCHACCESSKEY00000", secret, "");
+    let right = with(access, secret, "");
+    let nobody = with(access, secret, ",anonymous");
+    runtime.block_on(s3.delete_bucket()).unwrap();
+    for (output, part) in [(wrong_secret, "secret"), (wrong_access, "access key")] {
+        let said = said(&output);
+        assert!(!output.status.success() && said.contains(part), "{said}");
+        assert!(!said.contains("0000000000000000000000000000000000000000") && !said.contains(secret), "{said}");
+        if said.contains("AccessDenied") {
+            assert!(said.contains("s3:ListBucket"), "{said}");
+        }
+    }
+    assert!(right.status.success() && !said(&right).contains("WARN"), "{}", said(&right));
+    assert!(nobody.status.success() && said(&nobody).contains("s3:ListBucket"), "{}", said(&nobody));
 }
 
 #[test]
