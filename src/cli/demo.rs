@@ -187,7 +187,7 @@ mod with_server {
         let heading = format!("Bucket {bucket} of {endpoint} is mounted on {}. Ctrl-C ends it.", dir.display());
         let rclone = format!(
             "RCLONE_S3_ACCESS_KEY_ID={} RCLONE_S3_SECRET_ACCESS_KEY={} rclone --s3-provider=Other \
-             --s3-endpoint={endpoint} lsl :s3:{bucket}",
+             --s3-endpoint={endpoint} lsf -R :s3:{bucket}",
             keys.access_key, keys.secret_key,
         );
         if !sample {
@@ -198,11 +198,11 @@ mod with_server {
             (format!("cat {d}/notes/2026/summer/ideas.md"), ""),
             (format!("echo hello > {d}/notes/hello.txt"), "a new object, stored when echo ends"),
             (format!("vim {d}/notes/todo.txt"), "any editor"),
-            (format!("getfattr -n user.s3.tags -n user.author {d}/attributes/tagged.txt"), "tags and metadata"),
+            (format!("getfattr -n user.s3.tags {d}/attributes/tagged.txt"), "user.NAME is user metadata"),
             (format!("curl {endpoint}/{bucket}/attributes/public.txt"), "readable by everybody"),
             (format!("setfattr -n user.s3.acl -v public-read {d}/README.txt"), "and this one now, too"),
             (format!("cat {d}/archive/2019.txt"), "denied: it is archived; the reason appears below"),
-            (format!("setfattr -n user.s3.restore -v 1 {d}/archive/2019.txt"), "then cat it again"),
+            (format!("getfattr -n user.s3.restore {d}/archive/2019.txt"), "archived"),
             (rclone, "the same by another program"),
         ];
         let mut text = format!("{heading} Try in another terminal:\n");
