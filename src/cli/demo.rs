@@ -236,7 +236,7 @@ mod with_server {
         let words = ["mount", "--background-child", "-o", "log=stderr,log_level=warn", "--", bucket];
         let mut args: Vec<OsString> = words.map(OsString::from).into();
         args.push(dir.into());
-        let (endpoint, keys) = (server.endpoint(), server.keys());
+        let (endpoint, keys, ip) = (server.endpoint(), server.keys(), server.address().ip().to_string());
         let mounting = tokio::task::spawn_blocking(move || {
             let env = [
                 ("AWS_ENDPOINT_URL", endpoint.as_str()),
@@ -246,8 +246,8 @@ mod with_server {
                 ("AWS_SESSION_TOKEN", ""),
                 ("AWS_PROFILE", ""),
                 ("AWS_REGION", REGION),
-                ("NO_PROXY", "*"),
-                ("no_proxy", "*"),
+                ("NO_PROXY", ip.as_str()),
+                ("no_proxy", ip.as_str()),
             ];
             launch::launch(&args, &env, PATIENCE).map(drop)
         });
