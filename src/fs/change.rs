@@ -181,7 +181,12 @@ impl Fs {
         }
         let _changing = inode.changing.lock().await;
         let key = self.inodes.key(inode.ino)?;
-        let (writer, stored, open) = self.usage(&inode);
+        let (writer, _, open) = self.usage(&inode);
+        if let Some(w) = &writer {
+            // Ends a commit that is under way: only after that is it certain whether there is an object.
+            w.unlink().await;
+        }
+        let stored = inode.state.lock().stored || writer.as_ref().is_some_and(|w| w.base().is_some());
         if stored && !open {
             self.s3.delete(&key, None).await?;
         }
@@ -191,9 +196,6 @@ impl Fs {
         self.keep_dir(parent);
         self.inodes.unlink(inode.ino);
         self.name_removed(parent, name);
-        if let Some(w) = writer {
-            w.unlink().await;
-        }
         self.inodes.settle(inode.ino);
         Ok(())
     }

@@ -172,6 +172,12 @@ impl Fs {
             state.changed = Some(now);
         }
         self.rebind(inode, &now_object);
+        let writer = inode.state.lock().writer.clone();
+        // Unless it has committed something newer meanwhile.
+        if let Some(w) = writer.filter(|w| w.base().is_some_and(|b| b.id.etag == from.id.etag)) {
+            w.set_base(now_object);
+            w.replace_object_if_clean(&mut |o| edit(o));
+        }
         Ok(())
     }
 
@@ -214,13 +220,6 @@ impl Fs {
             } else {
                 state.attr_pending = false;
             }
-        }
-        let writer = inode.state.lock().writer.clone();
-        if let (Ok(()), Some(w)) = (&result, writer)
-            && let Ok(object) = self.inodes.key(inode.ino).and_then(|k| self.stored_object(inode, k))
-        {
-            w.set_base(object);
-            w.replace_object_if_clean(&mut |o| attr.store(&mut o.headers.metadata));
         }
         self.inodes.settle(inode.ino);
         result
