@@ -74,6 +74,7 @@ fn the_same_mount_twice_is_one_process() {
     place.assert_clean();
 }
 
+// R74
 /// Demand 1: a daemon that was killed needs no manual step, however fresh what the kernel still knows.
 #[test]
 fn a_killed_daemon_is_replaced_by_the_next_mount() {
@@ -100,6 +101,7 @@ fn a_killed_daemon_is_replaced_by_the_next_mount() {
     place.assert_clean();
 }
 
+// R72
 /// A file that is open and written to when SIGTERM comes, and a store that is slow.
 #[test]
 fn sigterm_stores_what_is_dirty_first() {
