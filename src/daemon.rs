@@ -8,7 +8,7 @@
 //!    `shutdown_timeout` allows, and what could not be stored is listed where `xosfs umount` finds it.
 
 pub mod connect;
-mod heap;
+pub mod heap;
 pub mod log;
 pub mod report;
 pub mod state;
@@ -85,7 +85,6 @@ pub fn run_with<F: Filesystem + Send + 'static>(
         return Ok(Outcome::AlreadyMounted);
     };
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
-    heap::one_arena();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .thread_name("xosfs")
