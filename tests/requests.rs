@@ -230,9 +230,10 @@ fn extended_attributes() {
     t.costs("ls", &[(LIST, 1)]);
     t.costs("getfattr -d f; getfattr -d -m - f", &[]);
     t.costs("setfattr -n user.s3.tags -v a=b f", &[("PutObjectTagging", 1)]);
+    // The kernel looks again at what was changed.
+    t.costs("stat f", &[(HEAD, 1)]);
     t.costs("getfattr -n user.s3.tags f", &[(TAGS, 1)]);
     t.costs("getfattr -n user.s3.acl f", &[(ACL, 1)]);
-    t.costs("getfattr -n user.s3.etag f", &[(HEAD, 1)]);
     t.costs("getfattr -n user.s3.etag f; getfattr -n user.s3.uri f", &[]);
     t.costs("getfattr -n security.capability f || true; getfattr -n system.posix_acl_access f || true", &[]);
 }
