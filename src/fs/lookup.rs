@@ -91,7 +91,10 @@ impl Fs {
 
     /// Requests: none inside a fresh listing; else HEAD and LIST at once (XOS-OBJ-19, XOS-OBJ-01).
     pub async fn lookup(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Lookup> {
-        let name = &self.resolved_name(parent, name).await?;
+        let name = &match self.resolved_name(parent, name).await {
+            Err(e) if e.kind() == Kind::NotFound => return Ok(Lookup::Absent(Duration::ZERO)),
+            other => other?,
+        };
         if let Some(answer) = self.lookup_now(parent, name) {
             return Ok(answer);
         }
@@ -205,6 +208,9 @@ impl Fs {
                     self.inodes.unlink(inode.ino);
                 } else if prefix.dir(name).is_ok_and(|p| self.kept.lock().contains(&p)) {
                     return self.absorb_dir(parent, name, None, None, asked, false).map(Some);
+                }
+                if !self.inodes.names_changed_since(parent, asked) {
+                    self.listings.missing(parent, name, asked);
                 }
                 Ok(None)
             }

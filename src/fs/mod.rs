@@ -125,7 +125,7 @@ impl Fs {
         Arc::new(Fs {
             inodes: Inodes::new(settings.root.clone(), root, settings.remembered.max(1024)),
             handles: Handles::default(),
-            listings: Listings::new(settings.metadata_ttl, settings.remembered.max(1024)),
+            listings: Listings::new(settings.metadata_ttl, settings.negative_ttl, settings.remembered.max(1024)),
             graves: graves::Graves::default(),
             kept: Mutex::default(),
             kernel: OnceLock::new(),
