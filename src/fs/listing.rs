@@ -51,6 +51,8 @@ struct Stream {
     items: Vec<Arc<Item>>,
     /// Files that a directory on a later page may still hide.
     held: Vec<Arc<Item>>,
+    /// What had been unlinked when one of the pages was asked for.
+    buried: HashSet<Key>,
     /// Whether a name was left out or changed, so that the list is not what the bucket holds.
     partial: bool,
 }
@@ -80,7 +82,14 @@ impl Drop for Stream {
 
 impl Stream {
     fn new() -> Stream {
-        Stream { next: Next::Start, asked: Instant::now(), items: Vec::new(), held: Vec::new(), partial: false }
+        Stream {
+            next: Next::Start,
+            asked: Instant::now(),
+            items: Vec::new(),
+            held: Vec::new(),
+            buried: HashSet::new(),
+            partial: false,
+        }
     }
 }
 
@@ -227,6 +236,7 @@ impl Fs {
                     return Ok(());
                 }
                 s.asked = Instant::now();
+                s.buried = self.graves.all();
                 let prefix = self.inodes.prefix(dir)?;
                 self.page(&prefix, None).await
             }
@@ -242,6 +252,7 @@ impl Fs {
             s.held.clear();
         })?;
         let prefix = self.inodes.prefix(dir)?;
+        s.buried.extend(self.graves.all());
         s.next = match page.next.clone() {
             Some(next) => Next::Page(self.ask_page(prefix.clone(), Some(next))),
             None => Next::Done,
@@ -256,10 +267,9 @@ impl Fs {
             self.seen_folder_suffix.store(true, std::sync::atomic::Ordering::Relaxed);
         }
         s.held = parsed.held;
-        let graves = self.graves.lock().clone();
         let items = self.tell_links(dir, &prefix, parsed.items).await;
         for item in items {
-            let buried = !graves.is_empty() && prefix.file(&item.name).is_ok_and(|k| graves.contains(&k));
+            let buried = !s.buried.is_empty() && prefix.file(&item.name).is_ok_and(|k| s.buried.contains(&k));
             let repeated = item.odd_marker.is_some() && s.items.iter().any(|i| i.name == item.name);
             if buried || repeated {
                 s.partial |= buried;
