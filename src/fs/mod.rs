@@ -11,6 +11,7 @@ mod change;
 mod copy;
 mod drain;
 pub mod file;
+mod habit;
 mod handle;
 pub mod inode;
 mod known;
@@ -100,6 +101,7 @@ pub struct Fs {
     pub(crate) inodes: Inodes,
     pub handles: Handles,
     listings: Listings,
+    habits: habit::Habits,
     /// Keys unlinked here while a handle still reads them: deleted at the last close, hidden until then.
     graves: Mutex<HashSet<Key>>,
     /// Directories that show although the bucket holds no key of them: emptied on this mount.
@@ -126,6 +128,7 @@ impl Fs {
             inodes: Inodes::new(settings.root.clone(), root, settings.remembered.max(1024)),
             handles: Handles::default(),
             listings: Listings::new(settings.metadata_ttl, settings.remembered.max(1024)),
+            habits: habit::Habits::new(),
             graves: Mutex::default(),
             kept: Mutex::default(),
             kernel: OnceLock::new(),
