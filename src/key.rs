@@ -234,7 +234,8 @@ impl Name {
             Raw::Component(c.into())
         } else if let Some(c) = text.strip_suffix(FILE).filter(|c| !c.is_empty()) {
             Raw::Component(c.into())
-        } else if is_escape(text) && !text.ends_with(ESC) && !text.ends_with(FILE) {
+        } else if is_escape(text) {
+            // A long component, which only a listing knows; or nothing (`a@@esc`): no key is shown like that.
             Raw::LongUnresolved
         } else {
             Raw::Same

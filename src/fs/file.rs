@@ -66,12 +66,15 @@ impl Fs {
     fn check_archived(&self, facts: &Facts, key: &Key) -> Result<()> {
         if facts.is_archive_class() && facts.is_restored() == Some(false) {
             let class = facts.storage_class.clone().unwrap_or_default();
-            return Err(Error::new(Kind::Archived, format!("open object of class {class}")).with_key(key).with_fix(
-                format!(
-                    "restore it first: setfattr -n user.s3.restore -v 1 FILE, or restore s3://{}/{key}",
-                    self.s3.bucket()
-                ),
-            ));
+            // Quoted for a shell: keys have spaces and worse.
+            let quoted = key.as_str().replace('\'', r"'\''");
+            let fix = format!(
+                "restore it first, as with aws s3api restore-object --bucket {} --key '{quoted}' --restore-request Days=1",
+                self.s3.bucket()
+            );
+            return Err(Error::new(Kind::Archived, format!("open object of class {class}"))
+                .with_key(key)
+                .with_fix(fix));
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Complete listings this mount has seen: inside them a lookup needs no request, found or not.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -79,17 +80,25 @@ pub enum Answer {
 pub struct Listings {
     inner: Mutex<Inner>,
     ttl: Duration,
+    /// How long a missing name that was asked for alone is believed to be missing.
+    negative_ttl: Duration,
     max_entries: usize,
 }
 
 struct Inner {
     by_dir: LruCache<Ino, Known>,
     entries: usize,
+    /// Names that were asked for one by one and are not there, and when they were asked for.
+    missing: LruCache<(Ino, Name), Instant>,
 }
 
+/// How many missing names are remembered.
+const MISSING: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+
 impl Listings {
-    pub fn new(ttl: Duration, max_entries: usize) -> Listings {
-        Listings { inner: Mutex::new(Inner { by_dir: LruCache::unbounded(), entries: 0 }), ttl, max_entries }
+    pub fn new(ttl: Duration, negative_ttl: Duration, max_entries: usize) -> Listings {
+        let inner = Inner { by_dir: LruCache::unbounded(), entries: 0, missing: LruCache::new(MISSING) };
+        Listings { inner: Mutex::new(inner), ttl, negative_ttl, max_entries }
     }
 
     /// `items` are all entries of `dir` as of `at`.
@@ -110,13 +119,25 @@ impl Listings {
         }
     }
 
+    /// The store was asked for `name` at `at`, and it is not there. The kernel asks first and creates then: the
+    /// second question is spared.
+    pub fn missing(&self, dir: Ino, name: &Name, at: Instant) {
+        self.inner.lock().missing.put((dir, name.clone()), at);
+    }
+
     pub fn ask(&self, dir: Ino, name: &Name) -> Answer {
         let mut inner = self.inner.lock();
-        let Some(known) = inner.by_dir.get(&dir) else { return Answer::Unknown };
+        let missing = inner.missing.peek(&(dir, name.clone())).copied();
+        let known = inner.by_dir.get(&dir);
+        // A later listing knows better, also one that is old by now.
+        let missing = missing.filter(|at| known.is_none_or(|k| k.at < *at)).map(|at| at.elapsed());
+        let Some(known) = known.filter(|k| k.at.elapsed() < self.ttl) else {
+            return match missing.filter(|age| *age < self.negative_ttl) {
+                Some(age) => Answer::Absent { age },
+                None => Answer::Unknown,
+            };
+        };
         let age = known.at.elapsed();
-        if age >= self.ttl {
-            return Answer::Unknown;
-        }
         match known.touched.get(name) {
             Some(true) => return Answer::Unknown,
             Some(false) => return Answer::Absent { age },
@@ -145,7 +166,9 @@ impl Listings {
 
     /// This mount added or removed `name`.
     pub fn touch(&self, dir: Ino, name: &Name, exists: bool) {
-        if let Some(known) = self.inner.lock().by_dir.get_mut(&dir) {
+        let mut inner = self.inner.lock();
+        inner.missing.pop(&(dir, name.clone()));
+        if let Some(known) = inner.by_dir.get_mut(&dir) {
             known.touched.insert(name.clone(), exists);
         }
     }
@@ -154,6 +177,10 @@ impl Listings {
         let mut inner = self.inner.lock();
         if let Some(old) = inner.by_dir.pop(&dir) {
             inner.entries -= old.items.len() + 1;
+        }
+        let names: Vec<_> = inner.missing.iter().map(|(place, _)| place).filter(|p| p.0 == dir).cloned().collect();
+        for name in names {
+            inner.missing.pop(&name);
         }
     }
 
@@ -177,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_listing_answers_for_every_name_until_it_is_old_or_touched() {
-        let l = Listings::new(Duration::from_secs(60), 100);
+        let l = Listings::new(Duration::from_secs(60), Duration::from_secs(60), 100);
         assert!(matches!(l.ask(Ino(5), &name("a")), Answer::Unknown));
         l.put(Ino(5), Instant::now(), vec![item("b"), item("a")]);
         assert!(matches!(l.ask(Ino(5), &name("a")), Answer::Present { .. }));
@@ -188,15 +215,35 @@ mod tests {
         assert!(matches!(l.ask(Ino(5), &name("c")), Answer::Unknown));
         assert!(matches!(l.ask(Ino(5), &name("a")), Answer::Absent { .. }));
         assert!(l.all(Ino(5)).is_none());
-        let old = Listings::new(Duration::ZERO, 100);
+        let old = Listings::new(Duration::ZERO, Duration::ZERO, 100);
         old.put(Ino(5), Instant::now(), vec![item("a")]);
         assert!(matches!(old.ask(Ino(5), &name("a")), Answer::Unknown));
         assert!(old.worth_refreshing(Ino(5)));
     }
 
     #[test]
+    fn a_missing_name_is_remembered_until_it_is_made_or_a_later_listing_has_it() {
+        let l = Listings::new(Duration::from_secs(60), Duration::from_secs(60), 100);
+        let absent = |name_: &str| matches!(l.ask(Ino(5), &name(name_)), Answer::Absent { .. });
+        for n in ["a", "b", "c"] {
+            l.missing(Ino(5), &name(n), Instant::now());
+            assert!(absent(n));
+        }
+        assert!(matches!(l.ask(Ino(6), &name("a")), Answer::Unknown), "in another directory");
+        l.touch(Ino(5), &name("a"), true);
+        assert!(!absent("a") && absent("b"));
+        l.put(Ino(5), Instant::now(), vec![item("b")]);
+        assert!(!absent("b") && absent("c"));
+        l.forget(Ino(5));
+        assert!(!absent("b") && !absent("c"));
+        let never = Listings::new(Duration::from_secs(60), Duration::ZERO, 100);
+        never.missing(Ino(5), &name("a"), Instant::now());
+        assert!(matches!(never.ask(Ino(5), &name("a")), Answer::Unknown));
+    }
+
+    #[test]
     fn the_bound_counts_entries_of_all_directories() {
-        let l = Listings::new(Duration::from_secs(60), 10);
+        let l = Listings::new(Duration::from_secs(60), Duration::from_secs(60), 10);
         for dir in 2..20 {
             l.put(Ino(dir), Instant::now(), vec![item("a"), item("b"), item("c")]);
             assert!(l.entries() <= 10);

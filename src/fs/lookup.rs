@@ -92,7 +92,10 @@ impl Fs {
 
     /// Requests: none inside a fresh listing; else HEAD and LIST at once (XOS-OBJ-19, XOS-OBJ-01).
     pub async fn lookup(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Lookup> {
-        let name = &self.resolved_name(parent, name).await?;
+        let name = &match self.resolved_name(parent, name).await {
+            Err(e) if e.kind() == Kind::NotFound => return Ok(Lookup::Absent(Duration::ZERO)),
+            other => other?,
+        };
         if let Some(answer) = self.lookup_now(parent, name) {
             return Ok(answer);
         }
@@ -162,7 +165,13 @@ impl Fs {
             Err(e) if e.kind() == Kind::Denied => return Ok(false),
             Err(e) => return Err(e),
         };
-        let parsed = parse_page(&prefix, &page, Vec::new(), true, self.settings.hide_odd_keys);
+        let mut parsed = parse_page(&prefix, &page, Vec::new(), true, self.settings.hide_odd_keys);
+        // What is remembered answers for absent names, too: directories that only this mount keeps are not absent.
+        for name in self.kept_below(dir) {
+            if !parsed.items.iter().any(|i| i.name == name) {
+                parsed.items.push(Arc::new(Item::dir(name)));
+            }
+        }
         let graves = self.graves.lock().clone();
         let buried = parsed.items.iter().any(|i| prefix.file(&i.name).is_ok_and(|k| graves.contains(&k)));
         if buried || self.inodes.names_changed_since(dir, asked) {
@@ -200,6 +209,9 @@ impl Fs {
                     self.inodes.unlink(inode.ino);
                 } else if prefix.dir(name).is_ok_and(|p| self.kept.lock().contains(&p)) {
                     return self.absorb_dir(parent, name, None, None, asked, false).map(Some);
+                }
+                if !self.inodes.names_changed_since(parent, asked) {
+                    self.listings.missing(parent, name, asked);
                 }
                 Ok(None)
             }
@@ -357,7 +369,11 @@ impl Fs {
         if state.writer.is_some() || state.changed.is_some_and(|c| c >= asked) {
             return;
         }
-        let attr = Attr::of_meta(meta, state.attr.kind == FileKind::Dir, &self.settings.defaults);
+        let mut attr = Attr::of_meta(meta, state.attr.kind == FileKind::Dir, &self.settings.defaults);
+        if attr.kind == FileKind::Dir {
+            // The marker is read some time after the name was first shown: to tar that must not be a change.
+            attr.ctime = state.attr.ctime;
+        }
         if attr.kind == state.attr.kind && !state.attr_pending {
             state.attr = attr;
         } else if state.attr_pending {

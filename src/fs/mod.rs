@@ -127,7 +127,7 @@ impl Fs {
         Arc::new(Fs {
             inodes: Inodes::new(settings.root.clone(), root, settings.remembered.max(1024)),
             handles: Handles::default(),
-            listings: Listings::new(settings.metadata_ttl, settings.remembered.max(1024)),
+            listings: Listings::new(settings.metadata_ttl, settings.negative_ttl, settings.remembered.max(1024)),
             habits: habit::Habits::new(),
             graves: Mutex::default(),
             kept: Mutex::default(),

@@ -8,6 +8,7 @@
 //!    itself. Reading, changing and writing a set back is a race in S3 itself; on this mount it is serialised.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -282,6 +283,38 @@ impl Fs {
         self.refresh(inode).await
     }
 
+    /// Runs `request` unless the store turned out before not to support the like.
+    async fn if_supported<T>(&self, lacking: &AtomicBool, request: impl Future<Output = Result<T>>) -> Result<T> {
+        if lacking.load(Ordering::Relaxed) {
+            return Err(Error::new(Kind::Unsupported, "this store lacks it"));
+        }
+        request.await.inspect_err(|e| {
+            if e.kind() == Kind::Unsupported {
+                lacking.store(true, Ordering::Relaxed);
+            }
+        })
+    }
+
+    async fn ask_acl(&self, key: &Key) -> Result<Acl> {
+        self.if_supported(&self.acl_unsupported, self.s3.object_acl(key, None)).await
+    }
+
+    async fn set_acl(&self, key: &Key, change: &AclChange) -> Result<()> {
+        self.if_supported(&self.acl_unsupported, self.s3.set_object_acl(key, None, change)).await
+    }
+
+    async fn ask_tags(&self, key: &Key) -> Result<Vec<(String, String)>> {
+        self.if_supported(&self.tags_unsupported, self.s3.tags(key, None)).await
+    }
+
+    /// None are removed: an empty set is not one that every store takes.
+    async fn put_tags(&self, key: &Key, tags: &[(String, String)]) -> Result<()> {
+        if tags.is_empty() {
+            return self.if_supported(&self.tags_unsupported, self.s3.delete_tags(key, None)).await;
+        }
+        self.if_supported(&self.tags_unsupported, self.s3.set_tags(key, None, tags)).await
+    }
+
     /// Requests: one for tags, ACL, owner; one HEAD for the rest unless it is known; none for `uri`.
     ///
     /// Errors: [`Kind::NoAttribute`] (ENODATA), and what the request fails with.
@@ -317,23 +350,23 @@ impl Fs {
         let key = self.attribute_key(&inode).await?;
         let value = match &attribute {
             Attribute::Acl => {
-                let acl = self.s3.object_acl(&key, None).await?;
+                let acl = self.ask_acl(&key).await?;
                 canned_name(&acl).unwrap_or("custom").to_owned()
             }
-            Attribute::Grants => format_grants(&self.s3.object_acl(&key, None).await?),
+            Attribute::Grants => format_grants(&self.ask_acl(&key).await?),
             Attribute::Owner => {
-                let acl = self.s3.object_acl(&key, None).await?;
+                let acl = self.ask_acl(&key).await?;
                 match acl.owner_name.filter(|n| !n.is_empty()) {
                     Some(display) => format!("{} {display}", acl.owner_id),
                     None => acl.owner_id,
                 }
             }
-            Attribute::Tags => match self.s3.tags(&key, None).await? {
+            Attribute::Tags => match self.ask_tags(&key).await? {
                 tags if tags.is_empty() => return Err(none()),
                 tags => format_tags(&tags),
             },
             Attribute::Tag(tag) => {
-                let tags = self.s3.tags(&key, None).await?;
+                let tags = self.ask_tags(&key).await?;
                 tags.into_iter().find(|(k, _)| k == tag).map(|(_, v)| v).ok_or_else(none)?
             }
             _ => {
@@ -433,26 +466,18 @@ impl Fs {
             _ => e,
         })?;
         match &edit {
-            Edit::Acl(canned) => self.s3.set_object_acl(&key, None, &AclChange::Canned(canned.clone())).await,
+            Edit::Acl(canned) => self.set_acl(&key, &AclChange::Canned(canned.clone())).await,
             Edit::Grants(grants) => {
                 // The owner element must be the real one (dialects §8).
-                let mut acl = self.s3.object_acl(&key, None).await?;
+                let mut acl = self.ask_acl(&key).await?;
                 acl.grants = grants.clone();
-                self.s3.set_object_acl(&key, None, &AclChange::Full(acl)).await
+                self.set_acl(&key, &AclChange::Full(acl)).await
             }
-            Edit::Tags(tags) if tags.is_empty() => {
-                self.s3.delete_tags(&key, None).await.inspect(|()| self.tags_changed(&inode))
-            }
-            Edit::Tags(tags) => self.s3.set_tags(&key, None, tags).await.inspect(|()| self.tags_changed(&inode)),
+            Edit::Tags(tags) => self.put_tags(&key, tags).await.inspect(|()| self.tags_changed(&inode)),
             Edit::Tag(tag, value) => {
-                let mut tags = self.s3.tags(&key, None).await?;
+                let mut tags = self.ask_tags(&key).await?;
                 edit_tag(&mut tags, tag, value.as_deref())?;
-                let done = if tags.is_empty() {
-                    self.s3.delete_tags(&key, None).await
-                } else {
-                    self.s3.set_tags(&key, None, &tags).await
-                };
-                done.inspect(|()| self.tags_changed(&inode))
+                self.put_tags(&key, &tags).await.inspect(|()| self.tags_changed(&inode))
             }
             Edit::Class(_) | Edit::Header(..) | Edit::Metadata(..) => {
                 if inode.kind() == FileKind::Dir {

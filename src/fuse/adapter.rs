@@ -235,9 +235,14 @@ impl fuser::Filesystem for Adapter {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = check!("lookup", reply, self.name(name));
         let parent = Ino(parent.0);
-        let now = if name.needs_listing() { None } else { self.fs.lookup_now(parent, &name) };
-        if let Some(answer) = now {
-            return reply_lookup(&self.fs, reply, answer);
+        let now = || if name.needs_listing() { None } else { self.fs.lookup_now(parent, &name).map(Ok) };
+        match self.inline("lookup", now) {
+            Some(Ok(answer)) => return reply_lookup(&self.fs, reply, answer),
+            Some(Err(e)) => {
+                log("lookup", &e);
+                return reply.error(errno(&e));
+            }
+            None => {}
         }
         let fs = self.fs.clone();
         self.spawn("lookup", self.limit(), reply, async move { fs.lookup(parent, &name).await }, |fs, reply, found| {
@@ -498,9 +503,10 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.fs.opendir(Ino(ino.0)) {
-            Ok(fh) => reply.opened(FileHandle(fh.0), FopenFlags::empty()),
-            Err(e) => {
+        match self.inline("opendir", || Some(self.fs.opendir(Ino(ino.0)))) {
+            Some(Ok(fh)) => reply.opened(FileHandle(fh.0), FopenFlags::empty()),
+            None => reply.error(Errno::EIO),
+            Some(Err(e)) => {
                 log("opendir", &e);
                 reply.error(errno(&e));
             }
@@ -610,8 +616,8 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        match self.fs.listxattr(Ino(ino.0)) {
-            Ok(names) => {
+        match self.inline("listxattr", || Some(self.fs.listxattr(Ino(ino.0)))) {
+            Some(Ok(names)) => {
                 let mut list = Vec::new();
                 for name in names {
                     list.extend_from_slice(name.as_bytes());
@@ -619,7 +625,8 @@ impl fuser::Filesystem for Adapter {
                 }
                 reply_sized(reply, size, &list);
             }
-            Err(e) => reply.error(errno(&e)),
+            Some(Err(e)) => reply.error(errno(&e)),
+            None => reply.error(Errno::EIO),
         }
     }
 

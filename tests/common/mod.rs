@@ -368,6 +368,12 @@ impl TestMount {
     /// With further `-o` options.
     #[track_caller]
     pub fn with(server: &TestServer, options: &[&str]) -> TestMount {
+        TestMount::of(server, &server.bucket, options)
+    }
+
+    /// Of a part of the bucket, say: `source` is what `xosfs mount` is given.
+    #[track_caller]
+    pub fn of(server: &TestServer, source: &str, options: &[&str]) -> TestMount {
         let temp = temp_dir();
         let dir = temp.path().join("mnt");
         fs::create_dir(&dir).unwrap();
@@ -380,7 +386,7 @@ impl TestMount {
         let mut c = command(binary());
         server.set_env(&mut c);
         let out = fs::File::create(&log).unwrap();
-        c.arg("mount").arg(&server.bucket).arg(&dir).args(["--foreground", "-o", &all.join(",")]);
+        c.arg("mount").arg(source).arg(&dir).args(["--foreground", "-o", &all.join(",")]);
         c.stdout(out.try_clone().unwrap()).stderr(out);
         let child = c.spawn().expect("the binary starts");
         let over = watch(child.id());

@@ -1,0 +1,63 @@
+//! Rename and delete.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rename_of_a_file_being_written() {
+    let w = world();
+    let m = w.mount();
+    m.ls("").await;
+    w.requests();
+    let fh = m.create("new", read_write()).await.unwrap();
+    m.put_at(fh, 0, b"written before").await.unwrap();
+    m.rename("new", "renamed").await.unwrap();
+    m.put_at(fh, 14, b" and after").await.unwrap();
+    m.close(fh).await.unwrap();
+    assert_eq!(w.requests(), counted(&[("PutObject", 1)]), "no copy of what is not stored yet");
+    assert_eq!(w.get("renamed").unwrap(), "written before and after");
+    assert_eq!(w.keys(), ["renamed"]);
+    // A changed one is committed first, and its handle writes to the new name.
+    let fh = m.open("renamed", read_write()).await.unwrap().fh;
+    m.put_at(fh, 0, b"WRITTEN").await.unwrap();
+    m.rename("renamed", "again").await.unwrap();
+    assert_eq!(w.get("again").unwrap(), "WRITTEN before and after");
+    m.put_at(fh, 8, b"BEFORE").await.unwrap();
+    m.close(fh).await.unwrap();
+    assert_eq!(w.get("again").unwrap(), "WRITTEN BEFORE and after");
+    assert_eq!(w.keys(), ["again"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rename_noreplace() {
+    let w = world();
+    let m = w.mount();
+    w.put("a", "a");
+    w.put("b", "b");
+    assert_eq!(m.rename_if("a", "b", true).await.unwrap_err().errno(), libc::EEXIST);
+    assert_eq!(w.get("b").unwrap(), "b");
+    m.rename_if("a", "c", true).await.unwrap();
+    assert_eq!(w.keys(), ["b", "c"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unlink_removes_the_name_at_once() {
+    let w = world();
+    let m = w.mount();
+    for listed in [false, true] {
+        w.put("f", "x");
+        w.put("g", "x");
+        let m = w.mount();
+        if listed {
+            m.ls("").await;
+        }
+        m.unlink("f").await.unwrap();
+        assert!(m.find("f").await.unwrap().is_none());
+        assert_eq!(m.ls("").await, ["g"]);
+        assert_eq!(w.keys(), ["g"]);
+    }
+    w.server.store().enable_versioning(BUCKET);
+    w.put("kept", "in a version");
+    m.unlink("kept").await.unwrap();
+    assert_eq!(w.get("kept"), None);
+    assert_eq!(w.server.store().versions(BUCKET, "kept").len(), 2, "the version and a delete marker");
+}

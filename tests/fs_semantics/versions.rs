@@ -1,0 +1,90 @@
+//! Consistency: which version a handle reads, and when something is missing.
+
+use super::*;
+
+use xosfs::demo::{Action, Rule, synthetic};
+
+fn slice(key: &str, from: u64, len: u64) -> Bytes {
+    synthetic(key, from..from + len)
+}
+
+// R1
+#[tokio::test(flavor = "multi_thread")]
+async fn replaced_object_is_estale_on_old_handles() {
+    let w = world();
+    let m = w.mount_with("metadata_ttl=0");
+    for deleted in [false, true] {
+        w.server.store().put_synthetic(BUCKET, "big", LARGE);
+        let fh = m.open("big", read_only()).await.unwrap().fh;
+        let start = m.at(fh, 0, 4096).await.unwrap();
+        assert_eq!(start, slice("big", 0, 4096));
+        if deleted {
+            w.server.store().delete(BUCKET, "big");
+        } else {
+            w.server.store().put_synthetic(BUCKET, "big", LARGE);
+        }
+        assert_eq!(m.at(fh, 0, 4096).await.unwrap(), start, "cached bytes go on being served");
+        for _ in 0..2 {
+            let error = m.at(fh, LARGE - 4096, 4096).await.map(|b| b.len()).unwrap_err();
+            assert_eq!((error.kind(), error.errno()), (Kind::Stale, libc::ESTALE), "deleted: {deleted}");
+        }
+        // Once the store has said so, these may be gone too. They are never those of another version.
+        match m.at(fh, 0, 4096).await {
+            Ok(bytes) => assert_eq!(bytes, start),
+            Err(e) => assert_eq!(e.kind(), Kind::Stale),
+        }
+        m.close(fh).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_handle_keeps_its_version_on_a_versioned_bucket() {
+    let w = world();
+    w.server.store().enable_versioning(BUCKET);
+    w.server.store().put_synthetic(BUCKET, "big", LARGE);
+    let m = w.mount_with("metadata_ttl=0");
+    let fh = m.open("big", read_only()).await.unwrap().fh;
+    w.put("big", "small now");
+    assert_eq!(m.at(fh, LARGE - 4096, 8192).await.unwrap(), slice("big", LARGE - 4096, 4096));
+    assert_eq!(m.read("big").await.unwrap(), "small now", "a new handle has the new version");
+    m.close(fh).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_store_can_say_that_a_file_is_missing() {
+    let w = world();
+    w.put("there", "x");
+    let failures = [
+        (Action::SlowDown, Kind::Unavailable),
+        (Action::Status(500, "InternalError".into()), Kind::Unavailable),
+        (Action::Status(403, "AccessDenied".into()), Kind::Denied),
+        (Action::Drop, Kind::Unavailable),
+    ];
+    for (action, expected) in failures {
+        let m = w.mount();
+        w.server.knobs().fail(Rule::new("*", action.clone()).always());
+        for path in ["there", "missing"] {
+            assert_eq!(kind(m.find(path).await), expected, "{action:?} {path}");
+        }
+        w.server.knobs().clear_rules();
+        assert!(m.find("there").await.unwrap().is_some(), "a failure is not remembered as absence: {action:?}");
+        assert!(m.find("missing").await.unwrap().is_none());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kernel_pages_follow_the_version() {
+    let w = world();
+    w.put("f", "one");
+    let m = w.mount_with("metadata_ttl=0");
+    let mut kept = Vec::new();
+    for change in [false, false, true, false] {
+        if change {
+            w.put("f", "two");
+        }
+        let opened = m.open("f", read_only()).await.unwrap();
+        kept.push(opened.keep_pages);
+        m.close(opened.fh).await.unwrap();
+    }
+    assert_eq!(kept, [false, true, false, true]);
+}

@@ -1,0 +1,138 @@
+//! Writing: what a commit stores, who wins, and what a failure leaves.
+
+use super::*;
+
+use xosfs::demo::{Action, Rule};
+
+fn denied() -> Action {
+    Action::Status(403, "AccessDenied".into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_commit_is_reported_until_it_is_repeated() {
+    let w = world();
+    let m = w.mount();
+    w.put("f", "old");
+    let (a, b) = (m.open("f", read_write()).await.unwrap().fh, m.open("f", read_write()).await.unwrap().fh);
+    m.put_at(a, 0, b"new content").await.unwrap();
+    w.server.knobs().fail(Rule::new("PutObject", denied()).always());
+    for fh in [a, b] {
+        assert_eq!(kind(m.fsync(fh).await), Kind::Denied);
+        assert_eq!(kind(m.flush(fh, std::process::id()).await), Kind::Denied);
+        assert_eq!(&m.at(fh, 0, 100).await.unwrap()[..], b"new content", "readable on its handles");
+    }
+    assert_eq!(w.get("f").unwrap(), "old");
+    w.server.knobs().clear_rules();
+    m.fsync(b).await.unwrap();
+    assert_eq!(w.get("f").unwrap(), "new content");
+    m.close(a).await.unwrap();
+    m.close(b).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exclusive_create_has_one_winner() {
+    let w = world();
+    let m = w.mount();
+    let exclusive = OpenMode::of_flags(libc::O_RDWR | libc::O_CREAT | libc::O_EXCL);
+    let mut tries = Vec::new();
+    for _ in 0..8 {
+        let fs = m.0.clone();
+        tries.push(tokio::spawn(async move { fs.create(ROOT, &name("lock"), 0o600, OWNER, exclusive).await }));
+    }
+    let mut won = Vec::new();
+    for t in tries {
+        match t.await.unwrap() {
+            Ok((_, opened)) => won.push(opened.fh),
+            Err(e) => assert_eq!(e.kind(), Kind::Exists),
+        }
+    }
+    assert_eq!(won.len(), 1, "one winner on one mount");
+    m.close(won[0]).await.unwrap();
+    // Two machines: both find nothing, the store decides at the commit.
+    let other = w.mount();
+    let (a, b) = (m.create("between", exclusive).await.unwrap(), other.create("between", exclusive).await.unwrap());
+    m.put_at(a, 0, b"first").await.unwrap();
+    other.put_at(b, 0, b"second").await.unwrap();
+    m.close(a).await.unwrap();
+    let error = other.close(b).await.unwrap_err();
+    assert_eq!((error.kind(), error.errno()), (Kind::Exists, libc::EEXIST));
+    assert_eq!(w.get("between").unwrap(), "first");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exclusive_create_without_conditional_puts_checks_just_before() {
+    let w = world();
+    w.server.knobs().set(|b| b.no_conditional_put = true);
+    let (m, other) = (w.mount(), w.mount());
+    let exclusive = OpenMode::of_flags(libc::O_RDWR | libc::O_CREAT | libc::O_EXCL);
+    let (a, b) = (m.create("f", exclusive).await.unwrap(), other.create("f", exclusive).await.unwrap());
+    m.put_at(a, 0, b"first").await.unwrap();
+    other.put_at(b, 0, b"second").await.unwrap();
+    m.close(a).await.unwrap();
+    assert_eq!(kind(other.close(b).await), Kind::Exists);
+    assert_eq!(w.get("f").unwrap(), "first");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn last_commit_wins() {
+    let w = world();
+    let (a, b) = (w.mount(), w.mount());
+    w.put("f", "start");
+    let truncate = OpenMode::of_flags(libc::O_WRONLY | libc::O_TRUNC);
+    let (fa, fb) = (a.open("f", truncate).await.unwrap().fh, b.open("f", truncate).await.unwrap().fh);
+    a.put_at(fa, 0, b"from a, and longer").await.unwrap();
+    b.put_at(fb, 0, b"from b").await.unwrap();
+    b.close(fb).await.unwrap();
+    a.close(fa).await.unwrap();
+    assert_eq!(w.get("f").unwrap(), "from a, and longer");
+    // A change that builds on bytes which are not there any more.
+    w.put("base", vec![b'1'; 20 << 20]);
+    let fa = a.open("base", read_write()).await.unwrap().fh;
+    a.put_at(fa, 10 << 20, b"changed").await.unwrap();
+    w.put("base", "the newer object");
+    let error = a.fsync(fa).await.unwrap_err();
+    assert_eq!(error.errno(), libc::ESTALE, "{error}");
+    assert!(a.close(fa).await.is_err());
+    assert_eq!(w.get("base").unwrap(), "the newer object");
+    assert_eq!(a.read("base").await.unwrap(), "the newer object", "and it is what this mount shows");
+    assert!(w.server.store().uploads(BUCKET).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_staging_directory_is_enospc() {
+    let w = world();
+    // A directory that takes nothing, as a full one: /dev/full is no directory, and only root can mount a small tmpfs.
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root for a small tmpfs");
+        return;
+    }
+    let dir = common::temp_dir();
+    let small = dir.path().join("small");
+    std::fs::create_dir(&small).unwrap();
+    let flags = nix::mount::MsFlags::empty();
+    if let Err(e) = nix::mount::mount(Some("tmpfs"), &small, Some("tmpfs"), flags, Some("size=8m")) {
+        eprintln!("skipped: cannot mount a tmpfs: {e}");
+        return;
+    }
+    let m = w.mount_with(&format!("memory=64M,stream_after=1G,staging_dir={}", small.display()));
+    w.put("big", vec![b'o'; 1 << 20]);
+    let fh = m.open("big", read_write()).await.unwrap().fh;
+    let chunk = vec![b'x'; 1 << 20];
+    let mut failed = None;
+    for i in 0..256_u64 {
+        // Every other megabyte, so that nothing can be uploaded before the end.
+        if let Err(e) = m.put_at(fh, i * 2 * MIB, &chunk).await {
+            failed = Some((i, e));
+            break;
+        }
+    }
+    let full = failed.map(|(i, e)| (i < 200, e.errno(), e.to_string()));
+    let released = m.0.release(fh).await;
+    drop(m);
+    let unmounted = nix::mount::umount2(&small, nix::mount::MntFlags::MNT_DETACH);
+    let (bounded, errno, text) = full.expect("a full disk is noticed at the write");
+    assert!(bounded);
+    assert_eq!(errno, libc::ENOSPC, "{text}");
+    drop(released);
+    unmounted.unwrap();
+}

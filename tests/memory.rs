@@ -1,0 +1,76 @@
+//! The memory of the daemon: `memory=` is the bound on what it keeps, whatever is read, written or listed.
+
+#![cfg(feature = "demo")]
+
+mod common;
+
+use common::{TestMount, TestServer, quick};
+
+const MIB: u64 = 1 << 20;
+/// What the daemon is told, and what its code, threads and tables may take besides.
+const MEMORY: u64 = 64;
+const BESIDES: u64 = 64;
+
+fn gibibytes() -> u64 {
+    if quick() { 2 } else { 4 }
+}
+
+/// Most memory the daemon has had so far, MiB.
+fn peak(mount: &TestMount) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", mount.pid())).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).expect("a line of every process's status");
+    line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() / 1024
+}
+
+#[track_caller]
+fn stays_within(mount: &TestMount, what: &str) {
+    let peak = peak(mount);
+    println!("{what}: {peak} MiB");
+    assert!(peak <= MEMORY + BESIDES, "{what}: {peak} MiB with memory={MEMORY}M");
+}
+
+#[test]
+fn what_is_read_and_written_stays_within_the_bound() {
+    let server = TestServer::start();
+    let Some(embedded) = server.embedded_server() else { return };
+    let size = gibibytes() << 30;
+    embedded.store().put_synthetic(&server.bucket, "big", size);
+    let mount = TestMount::with(&server, &[&format!("memory={MEMORY}M")]);
+    // Read once, in order, and by four readers at once.
+    assert_eq!(mount.sh("dd if=big bs=1M status=none | wc -c").trim(), size.to_string());
+    stays_within(&mount, "sequential read");
+    mount.sh(
+        "for i in 1 2 3 4; do dd if=big bs=1M skip=$((i * 300)) count=200 status=none >/dev/null & pids=\"${pids:-} $!\"; done
+         for p in $pids; do wait $p; done",
+    );
+    stays_within(&mount, "four readers");
+    // A new file, uploaded while it is written; and one that is changed in places all over it.
+    mount.sh("dd if=/dev/zero of=new bs=1M count=256 status=none");
+    assert_eq!(embedded.store().head(&server.bucket, "new").unwrap().size, 256 * MIB);
+    stays_within(&mount, "sequential write");
+    mount.sh(
+        "for i in $(seq 0 40 1000); do dd if=/dev/zero of=new bs=256k seek=$i count=20 conv=notrunc status=none; done",
+    );
+    stays_within(&mount, "changes in place");
+    mount.umount();
+}
+
+#[test]
+fn a_hundred_thousand_files_stay_within_the_bound() {
+    let server = TestServer::start();
+    let Some(embedded) = server.embedded_server() else { return };
+    for i in 0..100_000 {
+        embedded.store().put(&server.bucket, &format!("d/some-longer-name-of-a-file-{i:06}.json"), "x");
+    }
+    let mount = TestMount::with(&server, &[&format!("memory={MEMORY}M")]);
+    embedded.clear_log();
+    assert_eq!(mount.sh("find . | wc -l").trim(), "100002");
+    stays_within(&mount, "find");
+    assert_eq!(mount.sh("ls -l d | wc -l").trim(), "100001");
+    stays_within(&mount, "ls -l");
+    let counts = embedded.counts();
+    assert_eq!(counts.get("GetObject"), None);
+    // Once for each of the two commands, and the root; a HEAD for the marker of `d`.
+    assert!(counts["ListObjectsV2"] <= 2 * 100 + 2 && counts.get("HeadObject").is_none_or(|n| *n <= 2), "{counts:?}");
+    mount.umount();
+}

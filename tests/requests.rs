@@ -1,0 +1,292 @@
+//! What commands cost: the requests that each sends to the store, exactly, on a real mount.
+//!
+//! A budget is not an upper bound: one request less is news as well. Where a second command of a pair is free, it is
+//! because of what the first one learnt; the lifetimes of that are set long here, so that a slow machine does not
+//! change the result.
+
+#![cfg(feature = "demo")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use common::{TestMount, TestServer, try_sh};
+use xosfs::demo::Server;
+
+const HEAD: &str = "HeadObject";
+const GET: &str = "GetObject";
+const PUT: &str = "PutObject";
+const LIST: &str = "ListObjectsV2";
+const DELETE: &str = "DeleteObject";
+const COPY: &str = "CopyObject";
+const ACL: &str = "GetObjectAcl";
+const TAGS: &str = "GetObjectTagging";
+
+/// Long enough for any test here.
+const LASTING: &[&str] = &["metadata_ttl=10m", "negative_ttl=10m"];
+
+struct Till {
+    server: TestServer,
+    mount: Option<TestMount>,
+    wrong: Vec<String>,
+}
+
+impl Till {
+    /// A mount of a bucket with these objects; `None` on a server whose requests cannot be counted.
+    fn with(objects: &[(&str, &str)], options: &[&str]) -> Option<Till> {
+        let server = TestServer::start();
+        let embedded = server.embedded_server()?;
+        for (key, content) in objects {
+            embedded.store().put(&server.bucket, key, content.to_string());
+        }
+        let mount = Some(TestMount::with(&server, options));
+        let till = Till { server, mount, wrong: Vec::new() };
+        till.embedded().clear_log();
+        Some(till)
+    }
+
+    fn new(objects: &[(&str, &str)]) -> Option<Till> {
+        Till::with(objects, LASTING)
+    }
+
+    fn embedded(&self) -> &Server {
+        self.server.embedded_server().expect("checked when it was made")
+    }
+
+    fn counts(&self) -> BTreeMap<String, u64> {
+        let counts = self.embedded().counts();
+        self.embedded().clear_log();
+        counts
+    }
+
+    /// Runs `script` in the mount; returns what it sent.
+    #[track_caller]
+    fn spent(&mut self, script: &str) -> BTreeMap<String, u64> {
+        self.counts();
+        let ran = try_sh(self.mount.as_ref().unwrap().path(), script);
+        assert_eq!(ran.code, Some(0), "{script}: {ran:?}");
+        self.counts()
+    }
+
+    /// `script` sends these requests and no others. All that is wrong is told at the end.
+    #[track_caller]
+    fn costs(&mut self, script: &str, budget: &[(&str, u64)]) {
+        let spent = self.spent(script);
+        let budget: BTreeMap<String, u64> = budget.iter().map(|(k, v)| (k.to_string(), *v)).collect();
+        if spent != budget {
+            self.wrong.push(format!("{script}\n    sent   {spent:?}\n    budget {budget:?}"));
+        }
+    }
+}
+
+impl Drop for Till {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        if let Some(mount) = self.mount.take() {
+            mount.umount();
+        }
+        assert!(self.wrong.is_empty(), "not what it costs:\n{}", self.wrong.join("\n"));
+    }
+}
+
+#[test]
+fn reading_a_small_file() {
+    let Some(mut t) = Till::new(&[("f", "content"), ("g", "other"), ("d/h", "deep")]) else { return };
+    t.costs("ls", &[(LIST, 1)]);
+    t.costs("cat f", &[(GET, 1)]);
+    t.costs("cat f", &[]);
+    t.costs("stat f g d; test -e f; ls -l f", &[]);
+    t.costs("wc -c g; md5sum g", &[(GET, 1)]);
+    t.costs("cmp f f; diff f f; head -n 1 g; tail -n 1 g", &[]);
+    // Nobody has listed `d`: whether a name is a file or a directory takes both questions, at the same time.
+    t.costs("cat d/h", &[(HEAD, 1), (LIST, 1), (GET, 1)]);
+    t.costs("cat d/h", &[]);
+}
+
+#[test]
+fn an_entry_that_is_old_is_asked_for_once() {
+    let Some(mut t) = Till::with(&[("f", "content")], &["metadata_ttl=1s"]) else { return };
+    t.costs("ls", &[(LIST, 1)]);
+    // The directory is small: one listing brings all of its entries up to date.
+    t.costs("sleep 1.5; cat f", &[(LIST, 1), (GET, 1)]);
+    t.costs("sleep 1.5; cat f", &[(LIST, 1)]);
+    drop(t);
+    let Some(mut t) = Till::with(&[("f", "content")], &["metadata_ttl=1s"]) else { return };
+    t.costs("cat f", &[(HEAD, 1), (LIST, 1), (GET, 1)]);
+    t.costs("sleep 1.5; cat f", &[(HEAD, 1), (LIST, 1)]);
+}
+
+#[test]
+fn a_missing_name_is_asked_for_once() {
+    let Some(mut t) = Till::new(&[("f", "content")]) else { return };
+    t.costs("! test -e missing", &[(HEAD, 1), (LIST, 1)]);
+    t.costs("! test -e missing; ! cat missing 2>/dev/null", &[]);
+    // A name is asked for before it is made, and then not again.
+    t.costs("echo x >new-file", &[(HEAD, 1), (LIST, 1), (PUT, 1)]);
+    t.costs("mkdir new-dir", &[(HEAD, 1), (LIST, 1), (PUT, 1)]);
+    t.costs("ls", &[(LIST, 1)]);
+    t.costs("! test -e never-seen; ! ls -l neither 2>/dev/null", &[]);
+}
+
+#[test]
+fn listing() {
+    let Some(mut t) = Till::new(&[]) else { return };
+    for i in 0..2500 {
+        t.embedded().store().put(&t.server.bucket, &format!("many/{i}"), "x");
+    }
+    for i in 0..5 {
+        for j in 0..4 {
+            t.embedded().store().put(&t.server.bucket, &format!("tree/{i}/{j}"), "x");
+        }
+    }
+    t.costs("ls", &[(LIST, 1)]);
+    t.costs("cd many; test $(ls -l | wc -l) = 2501", &[(LIST, 3)]);
+    // The mode of the directory is in its marker, and nobody has asked for that before.
+    t.costs("cd many; ls -l >/dev/null; stat -c %s 1 2 3 >/dev/null", &[(HEAD, 1)]);
+    // One listing of each of the six directories.
+    t.costs("test $(find tree -type f | wc -l) = 20", &[(LIST, 6)]);
+    t.costs("find tree -size +1; ls -lR tree; find tree -newer tree/0/0", &[(HEAD, 1)]);
+    t.costs("du -s tree", &[]);
+    t.costs("for i in tree/*/*; do test -f $i; done", &[]);
+}
+
+#[test]
+fn writing_a_small_file() {
+    let Some(mut t) = Till::new(&[("old", "content"), ("other", "content")]) else { return };
+    t.costs("ls", &[(LIST, 1)]);
+    t.costs("echo content >new", &[(PUT, 1)]);
+    t.costs("cat new; stat new; ls -l new", &[]);
+    t.costs("touch empty", &[(PUT, 1)]);
+    t.costs("dd if=/dev/zero of=zeros bs=1k count=100 2>/dev/null", &[(PUT, 1)]);
+    t.costs("cp new copied", &[(PUT, 1)]);
+    t.costs("cp -a new kept", &[(PUT, 1)]);
+    t.costs("echo more >>new", &[(PUT, 1)]);
+    t.costs("echo other >new", &[(PUT, 1)]);
+    t.costs("truncate -s 3 new", &[(PUT, 1)]);
+    // An object of somebody else's: its headers and tags have to survive, its bytes are needed.
+    t.costs("echo more >>old", &[(HEAD, 1), (TAGS, 1), (GET, 1), (PUT, 1)]);
+    t.costs("echo more >>old", &[(PUT, 1)]);
+    t.costs("echo new >other", &[(HEAD, 1), (TAGS, 1), (PUT, 1)]);
+    t.costs("cp -a old old-kept", &[(PUT, 1)]);
+}
+
+#[test]
+fn directories() {
+    let Some(mut t) = Till::new(&[("f", "content")]) else { return };
+    t.costs("ls", &[(LIST, 1)]);
+    t.costs("mkdir d", &[(PUT, 1)]);
+    // What was just made is known to be empty; after a change here a listing is asked for again.
+    t.costs("echo x >d/f; cat d/f", &[(PUT, 1)]);
+    t.costs("ls d; ls d", &[(LIST, 1)]);
+    t.costs("mkdir -p d/e/g", &[(PUT, 2)]);
+    t.costs("rm d/f", &[(DELETE, 1)]);
+    t.costs("rmdir d/e/g", &[(LIST, 1), (DELETE, 1)]);
+    t.costs("! rmdir d 2>/dev/null", &[(LIST, 1)]);
+    t.costs("ls; cd d; ls -a", &[(LIST, 2)]);
+}
+
+#[test]
+fn removing_and_renaming() {
+    let objects = [("a", "a"), ("b", "b"), ("c", "c"), ("d/f", "x"), ("t/1", "1"), ("t/2", "2")];
+    let Some(mut t) = Till::new(&objects) else { return };
+    t.costs("ls", &[(LIST, 1)]);
+    t.costs("rm a", &[(DELETE, 1)]);
+    t.costs("mv b moved", &[(ACL, 1), (COPY, 1), (DELETE, 1)]);
+    t.costs("cat moved", &[(GET, 1)]);
+    t.costs("mv -f c moved", &[(ACL, 1), (COPY, 1), (DELETE, 1)]);
+    t.costs("! test -e b; ! test -e c", &[]);
+    // Whether there is such a name in a directory that nobody has listed.
+    t.costs("mv moved d/moved", &[(HEAD, 1), (LIST, 1), (ACL, 1), (COPY, 1), (DELETE, 1)]);
+    // The directory's marker, a listing of what is in it, and one DELETE for all.
+    t.costs("mv t u", &[(HEAD, 1), (LIST, 1), (ACL, 2), (COPY, 2), ("DeleteObjects", 1)]);
+    // A listing to find the names, one DELETE each, and the directory itself.
+    t.costs("rm -r u", &[(LIST, 2), (DELETE, 3)]);
+    // As editors save: a new file takes the place of the old one before anything of it was stored twice.
+    t.costs("ls d", &[(HEAD, 1), (LIST, 1)]);
+    t.costs("echo new >d/.tmp && mv d/.tmp d/f", &[(PUT, 1), (ACL, 1), (COPY, 1), (DELETE, 1)]);
+}
+
+#[test]
+fn attributes() {
+    let Some(mut t) = Till::new(&[("f", "content"), ("g", "content")]) else { return };
+    t.costs("ls -l", &[(LIST, 1)]);
+    // What is there now has to be known; the copy then carries what was changed within half a second.
+    t.costs("chmod 600 f; chown 7:8 f; sleep 1.5", &[(HEAD, 1), (TAGS, 1), (ACL, 1), (COPY, 1)]);
+    t.costs("stat f; ls -l", &[]);
+    t.costs("chmod 644 f; sleep 1.5", &[(ACL, 1), (COPY, 1)]);
+    // touch opens the file for writing, and what a rewrite has to keep is asked for then.
+    t.costs("touch g; sleep 1.5", &[(HEAD, 1), (TAGS, 2), (ACL, 1), (COPY, 1)]);
+    // install changes the mode after it has closed the file; what is set before that costs nothing.
+    t.costs("install -m 755 f h; sleep 1.5", &[(GET, 1), (PUT, 1), (ACL, 1), (COPY, 1)]);
+    t.costs("cp -a h i; sleep 1.5", &[(PUT, 1)]);
+}
+
+#[test]
+fn extended_attributes() {
+    let Some(mut t) = Till::new(&[("f", "content")]) else { return };
+    t.costs("ls", &[(LIST, 1)]);
+    t.costs("getfattr -d f; getfattr -d -m - f", &[]);
+    t.costs("setfattr -n user.s3.tags -v a=b f", &[("PutObjectTagging", 1)]);
+    t.costs("getfattr -n user.s3.tags f", &[(TAGS, 1)]);
+    t.costs("getfattr -n user.s3.acl f", &[(ACL, 1)]);
+    t.costs("getfattr -n user.s3.etag f", &[(HEAD, 1)]);
+    t.costs("getfattr -n user.s3.etag f; getfattr -n user.s3.uri f", &[]);
+    t.costs("getfattr -n security.capability f || true; getfattr -n system.posix_acl_access f || true", &[]);
+}
+
+#[test]
+fn links() {
+    let Some(mut t) = Till::new(&[("f", "content")]) else { return };
+    t.costs("ls", &[(LIST, 1)]);
+    let multipart = [("CreateMultipartUpload", 1), ("UploadPart", 1), ("CompleteMultipartUpload", 1)];
+    t.costs("ln -s f link", &multipart);
+    t.costs("readlink link; ls -l link", &[]);
+    t.costs("cat link", &[(GET, 1)]);
+}
+
+#[test]
+fn what_asks_nothing() {
+    let Some(mut t) = Till::with(&[("f", "content")], &[]) else { return };
+    t.costs("df . ; stat -f .; stat .", &[]);
+    t.costs("sleep 3", &[]);
+    t.costs("ln f hard 2>/dev/null || true", &[(HEAD, 2), (LIST, 2)]);
+}
+
+#[test]
+fn reading_a_large_file() {
+    let Some(mut t) = Till::new(&[]) else { return };
+    let mib = 1 << 20;
+    for key in ["big", "random"] {
+        t.embedded().store().put_synthetic(&t.server.bucket, key, 64 * mib);
+    }
+    t.costs("ls", &[(LIST, 1)]);
+    let spent = t.spent("test $(cat big | wc -c) = $((64 << 20))");
+    let gets = spent[GET];
+    assert!(gets <= 64 / 8 + 4 && spent.len() == 1, "a sequential read of 64 MiB: {spent:?}");
+    let bytes: u64 = 64 * mib;
+    t.spent("cat big >/dev/null");
+    // A few bytes at the start do not fetch the rest.
+    let _ = t.counts();
+    t.spent("head -c 100 random >/dev/null");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(t.counts().is_empty(), "nothing goes on after the close, of {bytes} bytes");
+}
+
+#[test]
+fn a_mount_of_a_prefix() {
+    let server = TestServer::start();
+    let Some(embedded) = server.embedded_server() else { return };
+    embedded.store().put(&server.bucket, "home/d/f", "content");
+    embedded.store().put(&server.bucket, "outside", "content");
+    let mount = TestMount::of(&server, &format!("{}:/home", server.bucket), LASTING);
+    embedded.clear_log();
+    assert_eq!(mount.sh("ls; ls d; cat d/f; echo x >d/g; rm d/g"), "d\nf\ncontent");
+    let counts: Vec<(String, u64)> = embedded.counts().into_iter().collect();
+    // The HEAD is that of the marker of `d`, which is asked for by name.
+    let budget = [(DELETE, 1), (GET, 1), (HEAD, 1), (LIST, 2), (PUT, 1)];
+    assert_eq!(counts, budget.map(|(k, v)| (k.to_owned(), v)));
+    mount.umount();
+}
