@@ -6,6 +6,7 @@
 """
 import asyncio
 import collections
+import contextlib
 import datetime
 import hashlib
 import hmac
@@ -177,10 +178,9 @@ class Proxy(threading.Thread):
         for stream in (writer, up_writer):
             stream.transport.set_write_buffer_limits(high=8 * MIB)
         down = asyncio.create_task(self.answers(up_reader, writer))
-        try:
+        # Clients and servers end connections as they like; neither end is of interest here.
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             await self.requests(reader, up_writer)
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass
         up_writer.close()
         await down
 
@@ -209,6 +209,7 @@ class Proxy(threading.Thread):
         room = asyncio.Semaphore(256)
 
         async def late():
+            gone = False
             while True:
                 due, data = await waiting.get()
                 if (wait := due - loop.time()) > 0:
@@ -216,19 +217,21 @@ class Proxy(threading.Thread):
                 room.release()
                 if not data:
                     return
-                writer.write(data)
-                await writer.drain()
+                try:
+                    if not gone:
+                        writer.write(data)
+                        await writer.drain()
+                except OSError:
+                    gone = True
 
         sender = asyncio.create_task(late())
-        try:
-            while not sender.done():
-                await room.acquire()
+        data = True
+        while data:
+            await room.acquire()
+            try:
                 data = await reader.read(MIB)
-                waiting.put_nowait((loop.time() + self.delay, data))
-                if not data:
-                    break
-            await sender
-        except OSError:
-            pass
-        sender.cancel()
+            except OSError:
+                data = b""
+            waiting.put_nowait((loop.time() + self.delay, data))
+        await sender
         writer.close()

@@ -318,6 +318,29 @@ async fn a_stream_larger_than_memory_stays_in_the_budget() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_leaves_little_behind() {
+    let rig = Rig::new(512 * MIB).await;
+    let object = rig.synthetic("large", 160 * MIB).await;
+    let reader = rig.reads.reader(object.clone());
+    let mut most = 0;
+    for offset in (0..160 * MIB).step_by(MIB as usize) {
+        assert_eq!(read(&reader, offset, MIB).await.unwrap().len() as u64, MIB);
+        most = most.max(rig.budget.used() as u64);
+    }
+    assert!(most <= 80 * MIB, "{most}");
+    let (gets, bytes) = rig.gets();
+    assert!(gets <= 40 && bytes <= 161 * MIB, "{gets} gets, {bytes} bytes");
+    // With a second reader on its way the bytes stay.
+    let (first, second) = (rig.reads.reader(object.clone()), rig.reads.reader(object));
+    for reader in [&first, &second] {
+        for offset in (0..160 * MIB).step_by(MIB as usize) {
+            assert_eq!(read(reader, offset, MIB).await.unwrap().len() as u64, MIB);
+        }
+    }
+    assert!(rig.gets().1 - bytes <= 161 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_streams_share_little_memory() {
     let rig = Rig::new(16 * MIB).await;
     let mut tasks = tokio::task::JoinSet::new();

@@ -531,6 +531,29 @@ async fn appends_of_many_tasks_are_all_there() {
     t.is_clean().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_completion_is_not_taken_for_the_version_before() {
+    let t = world(64 << 20, small()).await;
+    let w = t.create("f");
+    let old = pattern(0, 213_184);
+    w.write(0, Bytes::from(old.clone())).await.unwrap();
+    w.commit().await.unwrap();
+    // Another content of the same size a moment later, and the completion fails for good.
+    let new = pattern(2, 147_648);
+    w.write(0, Bytes::from(new.clone())).await.unwrap();
+    t.server.knobs().fail(Rule::new("CompleteMultipartUpload", Action::Status(500, "InternalError".into())).times(100));
+    w.commit().await.unwrap_err();
+    assert!(t.server.knobs().hits() > 0);
+    t.server.knobs().clear_rules();
+    let model = [&new[..], &old[new.len()..]].concat();
+    assert!(t.stored("f").unwrap() == old && w.is_dirty());
+    assert!(whole(&w).await == model);
+    w.commit().await.unwrap();
+    assert!(t.stored("f").unwrap() == model);
+    drop(w);
+    t.is_clean().await;
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Write(u64, u64),

@@ -58,6 +58,8 @@ pub struct CachedObject {
     id: ObjectId,
     /// Set once when the store said that this version is gone.
     stale: OnceLock<Error>,
+    /// Open handles that read it.
+    readers: AtomicU64,
     cache: Weak<BlockCache>,
 }
 
@@ -69,6 +71,21 @@ impl CachedObject {
     /// Why no byte of this version can be had any more.
     pub fn stale(&self) -> Option<&Error> {
         self.stale.get()
+    }
+
+    /// A handle starts to read it.
+    pub fn enter(&self) {
+        self.readers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A handle that [`CachedObject::enter`]ed is closed.
+    pub fn leave(&self) {
+        self.readers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Handles that read it now.
+    pub fn readers(&self) -> u64 {
+        self.readers.load(Ordering::Relaxed)
     }
 }
 
@@ -125,6 +142,13 @@ impl Tables {
     #[must_use]
     fn pop_oldest(&mut self) -> Option<Ready> {
         let (id, block) = self.ready.pop_lru()?;
+        self.removed(id, &block);
+        Some(block)
+    }
+
+    #[must_use]
+    fn remove(&mut self, id: BlockId) -> Option<Ready> {
+        let block = self.ready.pop(&id)?;
         self.removed(id, &block);
         Some(block)
     }
@@ -241,6 +265,7 @@ impl BlockCache {
             tag: self.next_tag.fetch_add(1, Ordering::Relaxed),
             id: id.clone(),
             stale: OnceLock::new(),
+            readers: AtomicU64::new(0),
             cache: self.me.clone(),
         });
         versions.push(Arc::downgrade(&object));
@@ -368,6 +393,15 @@ impl BlockCache {
             let gone = self.tables.lock().remove_object(object.tag);
             drop(gone);
         }
+    }
+
+    /// Gives up those of the blocks `indexes` that are ready: their reader will not come back.
+    pub fn give_up(&self, object: &CachedObject, indexes: Range<u64>) {
+        let gone: Vec<Ready> = {
+            let mut tables = self.tables.lock();
+            indexes.filter_map(|index| tables.remove(BlockId { object: object.tag, index })).collect()
+        };
+        self.counters.evicted.fetch_add(gone.len() as u64, Ordering::Relaxed);
     }
 
     /// Gives up the oldest ready blocks until they are worth `bytes` of the budget or there are none left.

@@ -127,6 +127,9 @@ impl Fs {
             return Ok(self.add_handle(&inode, mode, None, true));
         }
         let object = self.current_object(&inode).await?;
+        if let Some((parent, _)) = self.inodes.place(ino) {
+            self.habits.opened(parent);
+        }
         let keep = {
             let mut state = inode.state.lock();
             let keep = state.pages.as_ref() == Some(&object.id.etag);

@@ -1,7 +1,8 @@
 //! Finding names, and keeping what is known of them in step with the store.
 //!
 //! 1. A name nobody has listed costs a HEAD of the file and a LIST of the directory at the same time; the directory
-//!    wins. Inside a listing that is fresh it costs nothing.
+//!    wins. Inside a listing that is fresh it costs nothing. Where files are opened as soon as they are found, a GET
+//!    of the first block takes the place of the HEAD.
 //! 2. Only a real 404 makes a name absent; any other failure is that failure.
 //! 3. An answer to a request that was sent before this mount changed the object is old news and is dropped.
 //! 4. A listing tells no mode, owner or mtime. What HEAD or GET taught stays as long as the ETag is the same.
@@ -188,7 +189,10 @@ impl Fs {
         let hint = self.inodes.child(parent, name).map(|i| i.kind());
         // The delete may be done before the answer that does not know of it is here.
         let was_buried = prefix.file(name).is_ok_and(|k| self.graves.contains(&k));
-        let found = self.ask_store(&prefix, name, hint).await?;
+        let found = self.ask_store(&prefix, name, hint, self.habits.opens_next(parent)).await?;
+        if matches!(found, Found::File(_)) {
+            self.habits.looked_up(parent);
+        }
         let known = self.inodes.child(parent, name);
         if let Some(inode) = &known {
             // Somebody here opened, created or committed it meanwhile: this mount knows better.
@@ -234,9 +238,20 @@ impl Fs {
         Ok(self.s3.list(&query).await?.objects.into_iter().next())
     }
 
+    async fn first_look(&self, key: &Key, opens: bool) -> Result<ObjectMeta> {
+        if opens {
+            match self.reads.open_fresh(key, None).await {
+                // An archived object, one that may be seen but not read: HEAD decides.
+                Err(e) if e.kind() != Kind::NotFound => {}
+                done => return done,
+            }
+        }
+        self.s3.head(key, None).await
+    }
+
     /// HEAD of the file and LIST of the directory at the same time; of what was a directory only the LIST, because a
-    /// directory wins anyway.
-    async fn ask_store(&self, prefix: &Prefix, name: &Name, hint: Option<FileKind>) -> Result<Found> {
+    /// directory wins anyway. `opens`: the file will most likely be opened next, so its first block comes along.
+    async fn ask_store(&self, prefix: &Prefix, name: &Name, hint: Option<FileKind>, opens: bool) -> Result<Found> {
         let file = match prefix.file(name) {
             Ok(key) => Some(key),
             Err(e) if e.kind() == Kind::NotFound => None,
@@ -256,7 +271,7 @@ impl Fs {
         }
         let head = async {
             match &file {
-                Some(key) => match self.s3.head(key, None).await {
+                Some(key) => match self.first_look(key, opens).await {
                     Ok(meta) => Ok(Some(meta)),
                     Err(e) if e.kind() == Kind::NotFound => Ok(None),
                     Err(e) => Err(e),

@@ -12,6 +12,7 @@ mod copy;
 mod drain;
 pub mod file;
 mod graves;
+mod habit;
 mod handle;
 pub mod inode;
 mod known;
@@ -102,6 +103,7 @@ pub struct Fs {
     pub handles: Handles,
     listings: Listings,
     graves: graves::Graves,
+    habits: habit::Habits,
     /// Directories that show although the bucket holds no key of them: emptied on this mount.
     kept: Mutex<BTreeSet<Prefix>>,
     kernel: OnceLock<Box<dyn Kernel>>,
@@ -127,6 +129,7 @@ impl Fs {
             handles: Handles::default(),
             listings: Listings::new(settings.metadata_ttl, settings.negative_ttl, settings.remembered.max(1024)),
             graves: graves::Graves::default(),
+            habits: habit::Habits::new(),
             kept: Mutex::default(),
             kernel: OnceLock::new(),
             runtime: Runtime::current(),

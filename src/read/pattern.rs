@@ -20,6 +20,10 @@ pub const FIRST_WINDOW: u64 = 512 * 1024;
 const EVIDENCE: u64 = 64 * 1024;
 /// Places followed at the same time: three streams, and one place left for what may become another.
 pub const CURSORS: usize = 4;
+/// How far behind a stream bytes stay, for readers that step back; the kernel's own cache has them for longer.
+pub const KEPT_BEHIND: u64 = 32 * 1024 * 1024;
+/// Bytes given up at a time.
+const PASSED_STEP: u64 = 1024 * 1024;
 /// A streaming cursor that was not used for so many accesses may be replaced.
 const IDLE_ACCESSES: u64 = 64;
 
@@ -40,6 +44,8 @@ struct Cursor {
     next: u64,
     /// Everything before this was asked for; a multiple of [`BLOCK`], or the size.
     ahead: u64,
+    /// Where the sequence began, then up to where [`Pattern::passed`] has told; a multiple of [`BLOCK`].
+    behind: u64,
     window: u64,
     /// Bytes read in sequence.
     run: u64,
@@ -114,7 +120,8 @@ impl Pattern {
 
     /// A new cursor for a place never read; `None` when all are taken by streams.
     fn place(&mut self, offset: u64, end: u64) -> Option<usize> {
-        let cursor = Cursor { next: end, ahead: round_up(end), window: 0, run: end - offset, used: self.accesses };
+        let (ahead, behind) = (round_up(end), round_up(offset));
+        let cursor = Cursor { next: end, ahead, behind, window: 0, run: end - offset, used: self.accesses };
         if self.cursors.len() < CURSORS {
             self.cursors.push(cursor);
             return Some(self.cursors.len() - 1);
@@ -159,6 +166,20 @@ impl Pattern {
         // Whole GETs, so that a stream settles at the largest ones; the rest comes with the next.
         let range = if target == bounds.size { c.ahead..target } else { c.ahead..c.ahead + wanted / get * get };
         Some(Wish { cursor, range, get })
+    }
+
+    /// What the stream of `access` has left far behind since it was last asked; nothing while the handle has other
+    /// streams, which may be on their way there.
+    pub fn passed(&mut self, access: Access) -> Option<Range<u64>> {
+        let alone = self.cursors.iter().filter(|c| c.window > 0).count() == 1;
+        let c = self.cursors.get_mut(access.cursor.filter(|_| access.streaming && alone)?)?;
+        let end = c.next.saturating_sub(KEPT_BEHIND) / PASSED_STEP * PASSED_STEP;
+        if end < c.behind.saturating_add(PASSED_STEP) {
+            return None;
+        }
+        let passed = c.behind..end;
+        c.behind = end;
+        Some(passed)
     }
 
     /// Whether an access at `offset` would go on with a stream.
@@ -321,6 +342,27 @@ mod tests {
         let bounds = Bounds { window: 1000, ..BOUNDS };
         let mut p = Pattern::default();
         assert!((0..64).all(|n| read(&mut p, n * 128 * KIB, 128 * KIB, bounds).is_empty()));
+    }
+
+    #[test]
+    fn a_lone_stream_leaves_bytes_behind_once_each() {
+        let mut p = Pattern::default();
+        let mut at = 7 * MIB;
+        for offset in (7 * MIB..256 * MIB).step_by(128 * 1024) {
+            let access = p.note(offset, offset + 128 * KIB);
+            if let Some(passed) = p.passed(access) {
+                assert_eq!((passed.start, passed.end % BLOCK as u64), (at, 0));
+                assert!(passed.end + KEPT_BEHIND <= offset + 128 * KIB);
+                at = passed.end;
+            }
+        }
+        assert!(at >= 256 * MIB - KEPT_BEHIND - PASSED_STEP, "{at}");
+        let mut second = p.note(600 * MIB, 600 * MIB + 128 * KIB);
+        assert_eq!(p.passed(second), None, "not a stream yet");
+        second = p.note(600 * MIB + 128 * KIB, 602 * MIB);
+        assert!(second.streaming);
+        let first = p.note(256 * MIB, 300 * MIB);
+        assert_eq!((p.passed(first), p.passed(second)), (None, None));
     }
 
     #[test]

@@ -37,9 +37,11 @@ struct Inner {
 
 impl Reader {
     pub(super) fn new(reads: Arc<Reads>, object: Object) -> Reader {
+        let cached = reads.cache.object(&object.id);
+        cached.enter();
         let inner = Arc::new_cyclic(|me| Inner {
             me: me.clone(),
-            cached: reads.cache.object(&object.id),
+            cached,
             number: reads.new_reader(),
             reads,
             object,
@@ -69,6 +71,7 @@ impl Reader {
         let touch = if streaming { Touch::Keep } else { Touch::Young };
         let mut blocks = i.reads.cache.all_ready(&i.cached, indexes.clone(), touch)?;
         let access = pattern.note(range.start, range.end);
+        i.leave_behind(&mut pattern, access);
         i.read_ahead(&mut pattern, Some(access));
         drop(pattern);
         if blocks.len() == 1 {
@@ -100,6 +103,12 @@ impl Reader {
             Ok(done) => done,
             Err(_) => Err(Error::new(Kind::Timeout, "read object").with_key(&i.object.id.key)),
         }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.cached.leave();
     }
 }
 
@@ -150,6 +159,7 @@ impl Inner {
         let mut pattern = self.pattern.lock();
         let access = pattern.note(range.start, range.end);
         let touch = if access.streaming { Touch::Keep } else { Touch::Young };
+        self.leave_behind(&mut pattern, access);
         let mut extra = None;
         if self.object.size <= SMALL {
             extra = Some(0..self.object.size.div_ceil(BLOCK as u64));
@@ -170,6 +180,16 @@ impl Inner {
         }
         self.read_ahead(&mut pattern, Some(access));
         slots
+    }
+
+    /// Gives up what a stream has passed: the kernel has it in pages of its own, which it can drop when it needs to,
+    /// and memory used a moment ago takes the next bytes faster than memory never used.
+    fn leave_behind(&self, pattern: &mut Pattern, access: Access) {
+        if self.cached.readers() == 1
+            && let Some(passed) = pattern.passed(access)
+        {
+            self.reads.cache.give_up(&self.cached, blocks_of(&passed));
+        }
     }
 
     fn spawn(&self, task: Fetch) {

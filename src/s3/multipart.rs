@@ -120,7 +120,15 @@ impl S3 {
             Err((error, true)) if error.kind() != Kind::Denied => {
                 // Whatever looking fails with, the first error is the news.
                 let Ok(meta) = self.head(key, None).await else { return Err(gone(error)) };
-                return if is_made_of(&meta, parts, begun) { Ok(of_meta(meta)) } else { Err(gone(error)) };
+                let made = match is_made_of(&meta, parts, begun) {
+                    Made::Yes => true,
+                    Made::No => false,
+                    // An upload that still has its parts was not completed: what is there is what was there before.
+                    Made::Perhaps => {
+                        matches!(self.list_parts(key, upload).await, Err(e) if e.kind() == Kind::Stale)
+                    }
+                };
+                return if made { Ok(of_meta(meta)) } else { Err(gone(error)) };
             }
             Err((error, _)) => return Err(gone(error)),
         };
@@ -245,13 +253,26 @@ fn usual_tag(parts: &[Part]) -> Option<String> {
     Some(format!("{hex}-{}", parts.len()))
 }
 
+/// Whether an object is what a completion made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Made {
+    Yes,
+    No,
+    /// Size and time fit, as they do for an object of the same size that was stored a moment before.
+    Perhaps,
+}
+
 /// Whether this object is what a completion that began at `begun` (the store's clock) made of `parts`.
-fn is_made_of(meta: &ObjectMeta, parts: &[Part], begun: SystemTime) -> bool {
+fn is_made_of(meta: &ObjectMeta, parts: &[Part], begun: SystemTime) -> Made {
     // Times in headers are whole seconds; the clocks were compared when the store complained, or agree roughly.
     const SLACK: Duration = Duration::from_secs(5);
-    meta.size == total(parts)
-        && (usual_tag(parts).is_some_and(|tag| tag == meta.etag.as_str())
-            || meta.last_modified.is_some_and(|t| t + SLACK >= begun))
+    if meta.size != total(parts) {
+        return Made::No;
+    }
+    if usual_tag(parts).is_some_and(|tag| tag == meta.etag.as_str()) {
+        return Made::Yes;
+    }
+    if meta.last_modified.is_some_and(|t| t + SLACK >= begun) { Made::Perhaps } else { Made::No }
 }
 
 /// Requests on an upload: a 404 of any name means that it is gone.

@@ -159,7 +159,7 @@ impl Overlay {
         self.file.get_or_insert(file);
     }
 
-    /// Makes the page hold at least `end` bytes in memory; false when it is staged or there is no room.
+    /// Makes room in memory for the first `end` bytes of the page; false when it is staged or there is no room.
     fn ensure(&mut self, index: u64, end: usize, rooms: &Rooms, limit: usize) -> bool {
         let want = end.next_power_of_two().clamp(FIRST, PAGE as usize);
         let held = self.memory;
@@ -180,19 +180,15 @@ impl Overlay {
                     larger.extend_from_slice(open);
                     *open = larger;
                 }
-                if open.len() < end {
-                    open.resize(end, 0);
-                }
                 true
             }
             None => {
                 let Some(room) = (held + want <= limit).then(|| rooms.take(want)).flatten() else {
                     return false;
                 };
-                let mut open = BytesMut::with_capacity(want);
-                open.resize(end, 0);
                 self.memory += want;
-                self.pages.insert(index, Page::Memory { buffer: Buffer::Open(open), room });
+                let buffer = Buffer::Open(BytesMut::with_capacity(want));
+                self.pages.insert(index, Page::Memory { buffer, room });
                 true
             }
         }
@@ -201,7 +197,14 @@ impl Overlay {
     fn copy_in(&mut self, index: u64, at: u64, bytes: &[u8]) {
         if let Some(Page::Memory { buffer, .. }) = self.pages.get_mut(&index) {
             let start = (at - index * PAGE) as usize;
-            buffer.open()[start..start + bytes.len()].copy_from_slice(bytes);
+            let open = buffer.open();
+            // Only a gap is filled with zeros: what is written in order touches its memory once.
+            if open.len() < start {
+                open.resize(start, 0);
+            }
+            let (over, behind) = bytes.split_at(bytes.len().min(open.len() - start));
+            open[start..start + over.len()].copy_from_slice(over);
+            open.extend_from_slice(behind);
         }
     }
 
