@@ -6,8 +6,9 @@ use std::path::Path;
 const MIB: u64 = 1 << 20;
 /// Enough for any machine's working set of read-ahead and parts; more only on request.
 const AUTO_MAX: u64 = 512 * MIB;
-/// Below this not even two parts and a read-ahead window fit.
-const AUTO_MIN: u64 = 32 * MIB;
+/// With less, commits of large files can starve: parts being sent, what has to be fetched for them and read-ahead
+/// share it.
+pub const MIN: u64 = 64 * MIB;
 
 /// The smaller of 512 MiB and a quarter of what this process may use, in bytes.
 pub fn auto() -> u64 {
@@ -15,7 +16,7 @@ pub fn auto() -> u64 {
 }
 
 fn auto_of(available: Option<u64>) -> u64 {
-    available.map_or(AUTO_MAX, |a| (a / 4).clamp(AUTO_MIN, AUTO_MAX))
+    available.map_or(AUTO_MAX, |a| (a / 4).clamp(MIN, AUTO_MAX))
 }
 
 /// The host's memory or the tightest limit of the control groups above us, whichever is smaller.
@@ -88,7 +89,7 @@ mod tests {
             ("proc/self/cgroup", "4:cpu:/\n9:memory:/docker/x\n0::/\n"),
             ("sys/fs/cgroup/memory/memory.limit_in_bytes", "67108864\n"),
         ]);
-        assert_eq!(auto_of(available(v1.path())), AUTO_MIN);
+        assert_eq!(auto_of(available(v1.path())), MIN);
         assert_eq!(auto_of(None), AUTO_MAX);
     }
 }

@@ -123,6 +123,8 @@ fn impossible_values_name_the_option() {
         ("endpoint", ["`endpoint`", "needs a value"]),
         ("part_size=1M", ["`part_size`", "5M to 5G"]),
         ("part_size=1G,memory=64M", ["`part_size`", "raise `memory`"]),
+        ("memory=1", ["`memory`", "64M to"]),
+        ("memory=63M", ["`memory`", "64M to"]),
         ("metadata_ttl=soon", ["`metadata_ttl`", "5s"]),
         ("max_uploads=0", ["`max_uploads`", "1 to 256"]),
         ("uid=no-such-user", ["`uid`", "no user"]),

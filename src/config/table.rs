@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::memory;
 use super::options::{Addressing, Attrs, ListVersion, Log, LogLevel, Options, Signature};
 use super::value::{self, Parsed};
 
@@ -248,9 +249,10 @@ pub static TABLE: &[Spec] = &[
         value: "SIZE|auto",
         default: "auto",
         doc: "The one bound on cached blocks, read-ahead and bytes waiting for upload. auto is the smaller of 512M and a \
-              quarter of the control group's limit or the host's memory, so that nothing gets killed for it.",
+              quarter of the control group's limit or the host's memory, so that nothing gets killed for it. Never below 64M: \
+              with less, uploads of large files wait for each other.",
         set: |o, v| {
-            o.memory = if v == "auto" { None } else { Some(value::size(v, 32 * MIB..=(1 << 50))?) };
+            o.memory = if v == "auto" { None } else { Some(value::size(v, memory::MIN..=(1 << 50))?) };
             Ok(())
         },
     },

@@ -3,7 +3,8 @@
 //! 1. At boot, name service, network, credentials and the store itself come up in any order: what may still come is
 //!    retried for `mount_timeout`, what is wrong is reported at once.
 //! 2. Rights may end at the prefix, or not include listing: the only question asked is one LIST of one key inside the
-//!    prefix, and being denied that is a warning.
+//!    prefix, and being denied that is a warning. Ceph denies in the same words when the secret key is wrong: there,
+//!    a second question tells the one from the other.
 //! 3. The one line that a person gets names the setting to change.
 
 use std::path::Path;
@@ -101,6 +102,13 @@ async fn probe(s3: &S3, source: &Source) -> Result<Option<String>> {
     let empty = match s3.list(&query).await {
         Ok(page) => page.objects.is_empty() && page.prefixes.is_empty(),
         Err(e) if is_plain_denial(&e) => {
+            if is_ceph(&e) && s3.list_buckets().await.is_err_and(|e| is_plain_denial(&e)) {
+                return Err(e.with_fix(format!(
+                    "check access key and secret key (`profile`): this store (Ceph) does not tell a wrong one from \
+                     missing rights; if they are right, grant s3:ListBucket on {:?}",
+                    source.bucket
+                )));
+            }
             return Ok(Some(format!(
                 "listing {source} is not allowed ({}); names are only found when asked for by name; grant s3:ListBucket",
                 e.code()
@@ -118,6 +126,12 @@ async fn probe(s3: &S3, source: &Source) -> Result<Option<String>> {
         }
         Err(e) => Err(e),
     }
+}
+
+/// By the form of its request ids, `tx` and hexadecimal digits: Ceph names itself nowhere else in an error.
+fn is_ceph(error: &Error) -> bool {
+    let id = error.reply().map_or("", |r| r.request_id.as_str());
+    id.strip_prefix("tx").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_hexdigit()))
 }
 
 /// Known and rightly signed, but not allowed: unlike a wrong key, no reason not to mount.

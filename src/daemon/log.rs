@@ -152,7 +152,8 @@ pub fn start(options: &Options, background: bool) -> Result<()> {
         LogLevel::Trace => "debug",
         _ => "warn",
     };
-    let filter = EnvFilter::new(format!("{others},xosfs={}", options.log_level));
+    // The embedded server logs every refused request as an error of its own; its clients report those.
+    let filter = EnvFilter::new(format!("{others},s3s=off,xosfs={}", options.log_level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Lines(Arc::new(sink)));
     // The journal and syslog have their own time, level and name.
     let _ = if to_people {

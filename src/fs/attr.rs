@@ -150,8 +150,9 @@ impl Attr {
             gid: number(GID).unwrap_or(defaults.gid),
             atime: time(ATIME).unwrap_or(mtime),
             mtime,
-            // When the object was written is the closest thing S3 has to a change time.
-            ctime: modified.max(mtime),
+            // When the object was written is the closest thing S3 has to a change time. It is what a listing shows, so
+            // that a look-up does not seem to be a change.
+            ctime: modified,
         }
     }
 

@@ -38,13 +38,14 @@ impl Fs {
         let attr =
             Attr { kind: FileKind::Dir, size: 0, perm, uid: owner.0, gid: owner.1, atime: now, mtime: now, ctime: now };
         let asked = Instant::now();
-        let inode = self.inodes.remember_kind(parent, name, prefix.as_str(), Some(FileKind::Dir), || {
-            State::new(attr, Facts::default(), false)
-        })?;
-        if let Err(e) = self.put_marker(&inode).await {
-            self.inodes.unlink(inode.ino);
-            return Err(e);
+        // The inode comes after the object: a deadline in between must not leave one that only this mount has.
+        if let Some(marker) = prefix.marker() {
+            self.send_marker(&marker, &attr).await?;
         }
+        let inode = self.inodes.remember_kind(parent, name, prefix.as_str(), Some(FileKind::Dir), || {
+            State::new(attr, Facts::default(), true)
+        })?;
+        self.marker_sent(&inode);
         self.name_added(parent, name);
         // It is empty: names in it need no request for a while.
         self.listings.put(inode.ino, asked, Vec::new());
@@ -181,7 +182,12 @@ impl Fs {
         }
         let _changing = inode.changing.lock().await;
         let key = self.inodes.key(inode.ino)?;
-        let (writer, stored, open) = self.usage(&inode);
+        let (writer, _, open) = self.usage(&inode);
+        if let Some(w) = &writer {
+            // Ends a commit that is under way: only after that is it certain whether there is an object.
+            w.unlink().await;
+        }
+        let stored = inode.state.lock().stored || writer.as_ref().is_some_and(|w| w.base().is_some());
         if stored && !open {
             self.s3.delete(&key, None).await?;
         }
@@ -191,9 +197,6 @@ impl Fs {
         self.keep_dir(parent);
         self.inodes.unlink(inode.ino);
         self.name_removed(parent, name);
-        if let Some(w) = writer {
-            w.unlink().await;
-        }
         self.inodes.settle(inode.ino);
         Ok(())
     }

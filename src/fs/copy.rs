@@ -12,7 +12,7 @@ use futures_util::stream::{self, StreamExt};
 use tracing::{debug, error};
 
 use super::Fs;
-use super::attr::{Facts, FileKind};
+use super::attr::{Attr, Facts, FileKind};
 use super::inode::Inode;
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
@@ -172,6 +172,12 @@ impl Fs {
             state.changed = Some(now);
         }
         self.rebind(inode, &now_object);
+        let writer = inode.state.lock().writer.clone();
+        // Unless it has committed something newer meanwhile.
+        if let Some(w) = writer.filter(|w| w.base().is_some_and(|b| b.id.etag == from.id.etag)) {
+            w.set_base(now_object);
+            w.replace_object_if_clean(&mut |o| edit(o));
+        }
         Ok(())
     }
 
@@ -215,13 +221,6 @@ impl Fs {
                 state.attr_pending = false;
             }
         }
-        let writer = inode.state.lock().writer.clone();
-        if let (Ok(()), Some(w)) = (&result, writer)
-            && let Ok(object) = self.inodes.key(inode.ino).and_then(|k| self.stored_object(inode, k))
-        {
-            w.set_base(object);
-            w.replace_object_if_clean(&mut |o| attr.store(&mut o.headers.metadata));
-        }
         self.inodes.settle(inode.ino);
         result
     }
@@ -231,12 +230,22 @@ impl Fs {
         let odd = inode.state.lock().odd_marker.clone();
         let Some(marker) = odd.or(self.inodes.prefix(inode.ino)?.marker()) else { return Ok(()) };
         let attr = inode.state.lock().attr.clone();
+        self.send_marker(&marker, &attr).await?;
+        self.marker_sent(inode);
+        Ok(())
+    }
+
+    pub(super) async fn send_marker(&self, marker: &Key, attr: &Attr) -> Result<()> {
         let mut object = self.settings.new_object.clone();
         object.headers.content_type = Some("application/x-directory".into());
         if self.settings.store_attrs {
             attr.store(&mut object.headers.metadata);
         }
-        self.s3.put(&marker, Payload::default(), &object, &Condition::None).await?;
+        self.s3.put(marker, Payload::default(), &object, &Condition::None).await?;
+        Ok(())
+    }
+
+    pub(super) fn marker_sent(&self, inode: &Inode) {
         let mut state = inode.state.lock();
         state.stored = true;
         state.has_marker = true;
@@ -244,6 +253,5 @@ impl Fs {
         let now = Instant::now();
         state.confirmed = Some(now);
         state.changed = Some(now);
-        Ok(())
     }
 }

@@ -39,6 +39,9 @@ impl Fs {
         if tokio::time::timeout_at(end, self.tasks.wait()).await.is_err() {
             tracing::warn!("background work was not finished when the mount ended");
         }
+        if !self.writes.drain(end.saturating_duration_since(tokio::time::Instant::now())).await {
+            tracing::warn!("uploads were not ended when the mount ended");
+        }
         failed
     }
 }

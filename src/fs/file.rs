@@ -66,12 +66,15 @@ impl Fs {
     fn check_archived(&self, facts: &Facts, key: &Key) -> Result<()> {
         if facts.is_archive_class() && facts.is_restored() == Some(false) {
             let class = facts.storage_class.clone().unwrap_or_default();
-            return Err(Error::new(Kind::Archived, format!("open object of class {class}")).with_key(key).with_fix(
-                format!(
-                    "restore it first: setfattr -n user.s3.restore -v 1 FILE, or restore s3://{}/{key}",
-                    self.s3.bucket()
-                ),
-            ));
+            // Quoted for a shell: keys have spaces and worse.
+            let quoted = key.as_str().replace('\'', r"'\''");
+            let fix = format!(
+                "restore it first, as with aws s3api restore-object --bucket {} --key '{quoted}' --restore-request Days=1",
+                self.s3.bucket()
+            );
+            return Err(Error::new(Kind::Archived, format!("open object of class {class}"))
+                .with_key(key)
+                .with_fix(fix));
         }
         Ok(())
     }
@@ -103,14 +106,22 @@ impl Fs {
         }
         if mode.write || mode.truncate {
             self.writable()?;
-            let writer = self.writer(&inode, mode.truncate).await?;
+            let writer = self.hold_writer(&inode, mode.truncate).await?;
             if mode.truncate {
-                writer.truncate(0).await?;
+                let truncated = writer.truncate(0).await;
+                if let Err(e) = truncated {
+                    let _ = self.let_go(&inode).await;
+                    return Err(e);
+                }
                 self.note_write(&inode, true, false);
             }
             if mode.write {
-                return Ok(self.add_handle(&inode, mode, None, false));
+                let opened = self.add_handle(&inode, mode, None, false);
+                // The handle holds the writer from here on.
+                inode.state.lock().write_handles -= 1;
+                return Ok(opened);
             }
+            self.let_go(&inode).await?;
         }
         if inode.state.lock().writer.is_some() {
             return Ok(self.add_handle(&inode, mode, None, true));
@@ -196,11 +207,24 @@ impl Fs {
         Opened { fh: self.handles.insert_file(handle), keep_pages, no_flush: !mode.write }
     }
 
-    /// The inode's writer, made when there is none. `truncate`: the old content is not needed.
-    pub(super) async fn writer(self: &Arc<Self>, inode: &Arc<Inode>, truncate: bool) -> Result<Arc<Writer>> {
+    /// The inode's writer for one of its open handles, made when there is none.
+    pub(super) async fn writer(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<Arc<Writer>> {
+        let writer = self.hold_writer(inode, false).await?;
+        inode.state.lock().write_handles -= 1;
+        Ok(writer)
+    }
+
+    /// The inode's writer, made when there is none, and counted as if a handle were open: a close on another thread
+    /// cannot take it away between here and the change it is wanted for. `truncate`: the old content is not needed.
+    /// The count is given back by [`Fs::let_go`], or by a handle that takes its place.
+    pub(super) async fn hold_writer(self: &Arc<Self>, inode: &Arc<Inode>, truncate: bool) -> Result<Arc<Writer>> {
         loop {
-            if let Some(w) = inode.state.lock().writer.clone() {
-                return Ok(w);
+            {
+                let mut state = inode.state.lock();
+                if let Some(w) = state.writer.clone() {
+                    state.write_handles += 1;
+                    return Ok(w);
+                }
             }
             let key = self.inodes.key(inode.ino)?;
             let told = {
@@ -231,12 +255,23 @@ impl Fs {
             let base = (!truncate).then_some(base);
             let writer = Writer::new(self.writes.clone(), key, base, object, Condition::None);
             state.writer = Some(writer.clone());
+            state.write_handles += 1;
             // Reads see the writer's bytes from now on, on every handle.
             for handle in state.handles.iter().filter_map(std::sync::Weak::upgrade) {
                 handle.set_reader(None);
             }
             return Ok(writer);
         }
+    }
+
+    /// Gives the count of [`Fs::hold_writer`] back; stores the file when nobody else has it open for writing.
+    pub(super) async fn let_go(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
+        let last = {
+            let mut state = inode.state.lock();
+            state.write_handles -= 1;
+            state.write_handles == 0
+        };
+        if last { self.close_writer(inode).await } else { Ok(()) }
     }
 
     /// What an object carries and a rewrite has to keep (the survival table of `docs/SEMANTICS.md`).
@@ -443,7 +478,7 @@ impl Fs {
         if !handle.write {
             return Err(Kind::BadHandle.into());
         }
-        let writer = self.writer(&handle.inode, false).await?;
+        let writer = self.writer(&handle.inode).await?;
         if handle.append {
             writer.append(data).await?;
         } else {
@@ -589,13 +624,20 @@ impl Fs {
 
     /// Commits and lets the writer go, unless somebody opened the file for writing meanwhile.
     pub(super) async fn close_writer(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
-        let unlinked = self.inodes.place(inode.ino).is_none();
-        let result = if unlinked { Ok(()) } else { self.commit(inode).await };
-        let key = self.inodes.key(inode.ino).ok();
-        let (dropped, stored) = {
+        let (result, dropped, stored) = loop {
+            let unlinked = self.inodes.place(inode.ino).is_none();
+            let result = if unlinked { Ok(()) } else { self.commit(inode).await };
             let mut state = inode.state.lock();
-            if state.write_handles > 0 { (None, state.stored) } else { (state.writer.take(), state.stored) }
+            if state.write_handles > 0 {
+                break (result, None, state.stored);
+            }
+            // A truncate by path may have come between the commit and here.
+            if result.is_ok() && !unlinked && state.writer.as_ref().is_some_and(|w| w.is_dirty()) {
+                continue;
+            }
+            break (result, state.writer.take(), state.stored);
         };
+        let key = self.inodes.key(inode.ino).ok();
         if let Some(writer) = dropped {
             if let Err(e) = &result {
                 error!(key = key.as_ref().map(Key::as_str), "not stored, and closed by its last handle: {e}");

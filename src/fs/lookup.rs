@@ -164,7 +164,13 @@ impl Fs {
             Err(e) if e.kind() == Kind::Denied => return Ok(false),
             Err(e) => return Err(e),
         };
-        let parsed = parse_page(&prefix, &page, Vec::new(), true, self.settings.hide_odd_keys);
+        let mut parsed = parse_page(&prefix, &page, Vec::new(), true, self.settings.hide_odd_keys);
+        // What is remembered answers for absent names, too: directories that only this mount keeps are not absent.
+        for name in self.kept_below(dir) {
+            if !parsed.items.iter().any(|i| i.name == name) {
+                parsed.items.push(Arc::new(Item::dir(name)));
+            }
+        }
         let graves = self.graves.lock().clone();
         let buried = parsed.items.iter().any(|i| prefix.file(&i.name).is_ok_and(|k| graves.contains(&k)));
         if buried || self.inodes.names_changed_since(dir, asked) {
@@ -348,7 +354,11 @@ impl Fs {
         if state.writer.is_some() || state.changed.is_some_and(|c| c >= asked) {
             return;
         }
-        let attr = Attr::of_meta(meta, state.attr.kind == FileKind::Dir, &self.settings.defaults);
+        let mut attr = Attr::of_meta(meta, state.attr.kind == FileKind::Dir, &self.settings.defaults);
+        if attr.kind == FileKind::Dir {
+            // The marker is read some time after the name was first shown: to tar that must not be a change.
+            attr.ctime = state.attr.ctime;
+        }
         if attr.kind == state.attr.kind && !state.attr_pending {
             state.attr = attr;
         } else if state.attr_pending {

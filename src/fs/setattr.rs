@@ -119,13 +119,13 @@ impl Fs {
         {
             return Err(Kind::Invalid.into());
         }
-        let writer = self.writer(inode, size == 0).await?;
-        writer.truncate(size).await?;
-        self.note_write(inode, true, true);
-        if inode.state.lock().write_handles == 0 {
-            self.close_writer(inode).await?;
+        let writer = self.hold_writer(inode, size == 0).await?;
+        let truncated = writer.truncate(size).await;
+        if truncated.is_ok() {
+            self.note_write(inode, true, true);
         }
-        Ok(())
+        let stored = self.let_go(inode).await;
+        truncated.and(stored)
     }
 
     /// fallocate(2): plain or KEEP_SIZE reserves nothing that S3 could promise, and sets the size; PUNCH_HOLE and
@@ -135,7 +135,7 @@ impl Fs {
         if !handle.write {
             return Err(Kind::BadHandle.into());
         }
-        let writer = self.writer(&handle.inode, false).await?;
+        let writer = self.writer(&handle.inode).await?;
         let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         match mode & !libc::FALLOC_FL_KEEP_SIZE {
             0 => writer.allocate(offset, len, keep_size).await?,

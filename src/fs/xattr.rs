@@ -488,12 +488,7 @@ impl Fs {
                     // Cannot fail: only tags have limits to check here.
                     let _ = edit.apply_uncommitted(object);
                 };
-                self.self_copy(&inode, &apply).await?;
-                let writer = inode.state.lock().writer.clone();
-                if let Some(w) = writer {
-                    w.set_base(self.stored_object(&inode, key)?);
-                }
-                Ok(())
+                self.self_copy(&inode, &apply).await
             }
         }
     }

@@ -17,9 +17,10 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
-    Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 use tracing::{debug, warn};
@@ -237,9 +238,14 @@ impl fuser::Filesystem for Adapter {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = check!("lookup", reply, self.name(name));
         let parent = Ino(parent.0);
-        let now = if name.needs_listing() { None } else { self.fs.lookup_now(parent, &name) };
-        if let Some(answer) = now {
-            return reply_lookup(&self.fs, reply, answer);
+        let now = || if name.needs_listing() { None } else { self.fs.lookup_now(parent, &name).map(Ok) };
+        match self.inline("lookup", now) {
+            Some(Ok(answer)) => return reply_lookup(&self.fs, reply, answer),
+            Some(Err(e)) => {
+                log("lookup", &e);
+                return reply.error(errno(&e));
+            }
+            None => {}
         }
         let fs = self.fs.clone();
         self.spawn("lookup", self.limit(), reply, async move { fs.lookup(parent, &name).await }, |fs, reply, found| {
@@ -500,9 +506,10 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.fs.opendir(Ino(ino.0)) {
-            Ok(fh) => reply.opened(FileHandle(fh.0), FopenFlags::empty()),
-            Err(e) => {
+        match self.inline("opendir", || Some(self.fs.opendir(Ino(ino.0)))) {
+            Some(Ok(fh)) => reply.opened(FileHandle(fh.0), FopenFlags::empty()),
+            None => reply.error(Errno::EIO),
+            Some(Err(e)) => {
                 log("opendir", &e);
                 reply.error(errno(&e));
             }
@@ -629,8 +636,8 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        match self.fs.listxattr(Ino(ino.0)) {
-            Ok(names) => {
+        match self.inline("listxattr", || Some(self.fs.listxattr(Ino(ino.0)))) {
+            Some(Ok(names)) => {
                 let mut list = Vec::new();
                 for name in names {
                     list.extend_from_slice(name.as_bytes());
@@ -638,7 +645,8 @@ impl fuser::Filesystem for Adapter {
                 }
                 reply_sized(reply, size, &list);
             }
-            Err(e) => reply.error(errno(&e)),
+            Some(Err(e)) => reply.error(errno(&e)),
+            None => reply.error(Errno::EIO),
         }
     }
 
@@ -667,6 +675,43 @@ impl fuser::Filesystem for Adapter {
         let fs = self.fs.clone();
         let work = async move { fs.fallocate(Fh(fh.0), offset, length, mode).await };
         self.spawn("fallocate", None, reply, work, |_, reply, ()| reply.ok());
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        // What programs ask to find out whether a file is a terminal.
+        reply.error(Errno::ENOTTY);
+    }
+
+    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        // The kernel checks by mode and owner, and stops asking.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // The kernel then copies by reading and writing.
+        reply.error(Errno::ENOSYS);
     }
 
     fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {

@@ -61,6 +61,8 @@ fn explain(said: &str) -> Error {
     if said.contains("user_allow_other") {
         Error::new(Kind::NotPermitted, "allow_other is not permitted to users of this machine")
             .with_fix("add the line `user_allow_other` to /etc/fuse.conf, or mount with allow_other=false")
+    } else if said.contains("/dev/fuse") && said.contains("Permission denied") {
+        Error::new(Kind::Unsupported, said).with_fix("let users open it: chmod 666 /dev/fuse; or mount as root")
     } else if said.contains("/dev/fuse") {
         Error::new(Kind::Unsupported, said)
             .with_fix("load the kernel module fuse, or give the container --device /dev/fuse")
@@ -136,6 +138,8 @@ mod tests {
         let said = "fusermount3: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf";
         let error = explain(said).to_string();
         assert!(error.contains("add the line `user_allow_other` to /etc/fuse.conf"), "{error}");
+        let said = "fusermount3: failed to open /dev/fuse: Permission denied";
+        assert!(explain(said).to_string().contains("chmod 666 /dev/fuse"));
         assert_eq!(escape(r"b:/p,q\r"), r"b:/p\,q\\r");
     }
 }

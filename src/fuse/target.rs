@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use nix::sys::statvfs::statvfs;
+
 use super::mountinfo::{self, Entry};
 use super::session;
 use crate::error::{Error, Kind, Result};
@@ -94,7 +96,12 @@ pub fn prepare(dir: &Path, source: &str) -> Result<Target> {
             return Ok(Target::Free { non_empty: false });
         }
         let path = dir.to_owned();
+        let fuse = entry.as_ref().is_some_and(Entry::is_fuse);
         let looked = with_deadline(move || {
+            // Attributes the kernel still has make a dead mount look alive; this it always asks the daemon for.
+            if fuse && let Some(e) = statvfs(&path).err().map(io::Error::from).filter(is_dead) {
+                return Err(e);
+            }
             let meta = fs::metadata(&path)?;
             Ok((meta.is_dir(), meta.is_dir() && fs::read_dir(&path).is_ok_and(|mut d| d.next().is_some())))
         });

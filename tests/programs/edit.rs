@@ -1,6 +1,9 @@
 //! How programs change a file: in place, through a temporary file, by appending, by mapping it.
 
-use crate::common::{TestMount, TestServer};
+use std::io::Read;
+use std::process::Stdio;
+
+use crate::common::{TestMount, TestServer, command};
 use crate::same_as_local;
 
 // R42
@@ -127,12 +130,23 @@ fn a_new_file_is_in_the_bucket_from_its_close_on() {
     let server = TestServer::start();
     let mount = TestMount::new(&server);
     std::fs::create_dir(mount.join("d")).unwrap();
-    let mut file = std::fs::File::create(mount.join("d/f")).unwrap();
-    std::io::Write::write_all(&mut file, &[7; 300_000]).unwrap();
+    // A process of its own, because each program started here would inherit the descriptor and close it.
+    let program = "import sys; f = open('f', 'wb', 0); f.write(b'\\7' * 300000); print(); sys.stdout.flush()
+sys.stdin.readline(); f.close()";
+    let mut writer = command("timeout")
+        .args(["60", "python3", "-c", program])
+        .current_dir(mount.join("d"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut written = [0];
+    writer.stdout.as_mut().unwrap().read_exact(&mut written).unwrap();
     assert_eq!(std::fs::metadata(mount.join("d/f")).unwrap().len(), 300_000);
     assert_eq!(mount.sh("ls d"), "f\n");
     assert_eq!(server.list(""), [""; 0], "nothing before the close");
-    drop(file);
+    drop(writer.stdin.take());
+    assert!(writer.wait().unwrap().success());
     assert_eq!(server.get("d/f"), [7; 300_000]);
     mount.sh("touch d/empty; : >d/also");
     assert_eq!(server.list("d"), ["also", "empty", "f"]);

@@ -141,3 +141,25 @@ fn nothing_is_lost_by_an_unmount() {
     open.wait().unwrap();
     assert_eq!(server.get("open"), b"written\n");
 }
+
+/// Ceph says a plain "AccessDenied" both to a wrong key and to missing rights: the first is an error of the mount, on
+/// every store, and what it says names the keys but does not show them.
+// R77
+#[test]
+fn a_wrong_key_is_an_error_of_the_mount() {
+    let server = TestServer::start();
+    let dir = temp_dir();
+    let wrong = "0000000000000000000000000000000000000000";
+    for (access, secret) in [(server.access_key.as_str(), wrong), ("NOSUCHACCESSKEY00000", &server.secret_key)] {
+        let mut c = command("timeout");
+        c.arg("60").arg(crate::common::binary()).arg("mount").arg(&server.bucket).arg(dir.path());
+        c.args(["--foreground", "-o", &format!("endpoint={},region={}", server.endpoint, server.region)]);
+        c.env("AWS_ACCESS_KEY_ID", access).env("AWS_SECRET_ACCESS_KEY", secret);
+        let output = c.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("key"), "{said}");
+        assert!(!said.contains(wrong) && !said.contains(&server.secret_key), "{said}");
+        assert!(!is_mounted(dir.path()));
+    }
+}

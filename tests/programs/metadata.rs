@@ -101,6 +101,39 @@ fn directories_come_and_go() {
     );
 }
 
+// R36
+#[test]
+fn a_directory_that_was_emptied_stays_when_its_parent_is_listed_again() {
+    let server = TestServer::start();
+    server.put("d/sub/f", b"x");
+    server.put("d/other", b"x");
+    let mount = TestMount::with(&server, &["metadata_ttl=500ms"]);
+    mount.sh("ls -lR d; rm d/sub/f; sleep 1; stat d/other d/sub; sleep 1; ls d/sub; rmdir d/sub; ! stat d/sub 2>&1");
+    mount.umount();
+}
+
+// R39 R57
+#[test]
+fn a_look_up_is_no_change() {
+    let server = TestServer::start();
+    let mount = TestMount::new(&server);
+    mount.sh("mkdir -m 700 d; echo x >d/f; chmod 600 d/f");
+    mount.umount();
+    let mount = TestMount::new(&server);
+    // As tar compares them: from the listing, and after it was opened.
+    mount.sh("python3 - <<'PY'
+import os
+for where in '.', 'd':
+    for entry in os.scandir(where):
+        first = os.stat(entry.path, follow_symlinks=False).st_ctime_ns
+        descriptor = os.open(entry.path, os.O_RDONLY)
+        os.listdir(descriptor) if entry.is_dir() else os.read(descriptor, 100)
+        assert os.fstat(descriptor).st_ctime_ns == first, entry.path
+        os.close(descriptor)
+PY");
+    mount.umount();
+}
+
 // R58 R60
 #[test]
 fn files_have_room_and_their_sizes_in_blocks() {
