@@ -45,11 +45,20 @@ class Client:
         if body is not None or method in ("PUT", "POST"):
             head["content-length"] = str(len(body or b""))
         connection = getattr(self.local, "connection", None)
-        if connection is None:
+        reused = connection is not None
+        if not reused:
             connection = self.local.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
-            connection.request(method, path + ("?" + query if query else ""), body=body, headers=head)
-            answer = connection.getresponse()
+            try:
+                connection.request(method, path + ("?" + query if query else ""), body=body, headers=head)
+                answer = connection.getresponse()
+            except ConnectionError:
+                if not reused:
+                    raise
+                # The server had closed the connection while it was idle.
+                connection.close()
+                connection.request(method, path + ("?" + query if query else ""), body=body, headers=head)
+                answer = connection.getresponse()
             if answer.status >= 300:
                 raise OSError(f"{method} {key}: {answer.status} {answer.read()[:300]!r}")
             if into is None:

@@ -182,6 +182,37 @@ async fn a_listing_longer_than_the_ttl_costs_no_request_per_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_opened_as_they_are_found_cost_one_round_trip() {
+    let w = world();
+    for i in 0..40 {
+        w.put_meta(&format!("d/{i}"), "content", &[("mode", "33216")]);
+    }
+    let m = w.mount();
+    m.stat("d").await.unwrap();
+    w.requests();
+    for i in 0..10 {
+        m.stat(&format!("d/{i}")).await.unwrap();
+    }
+    assert_eq!(w.requests().get("GetObject"), None, "bytes nobody asked for");
+    for i in 10..20 {
+        assert_eq!(m.read(&format!("d/{i}")).await.unwrap(), "content");
+    }
+    w.requests();
+    for i in 20..30 {
+        let entry = m.stat(&format!("d/{i}")).await.unwrap();
+        assert_eq!((entry.attr.size, entry.attr.perm), (7, 0o700), "all that HEAD would have told");
+        assert_eq!(m.read(&format!("d/{i}")).await.unwrap(), "content");
+    }
+    assert_eq!(w.requests(), counted(&[("GetObject", 10), ("ListObjectsV2", 10)]));
+    for i in 30..40 {
+        m.stat(&format!("d/{i}")).await.unwrap();
+    }
+    let requests = w.requests();
+    assert!(requests["HeadObject"] >= 5, "nothing is opened any more: {requests:?}");
+    assert_eq!(kind(m.stat("d/missing").await), Kind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_prefix_mount_stays_inside() {
     let w = world();
     w.put("outside", "o");
