@@ -64,7 +64,7 @@ fn a_hundred_thousand_files_stay_within_the_bound() {
     for i in 0..count {
         embedded.store().put(&server.bucket, &format!("d/some-longer-name-of-a-file-{i:06}.json"), "x");
     }
-    let mount = TestMount::with(&server, &[&format!("memory={MEMORY}M")]);
+    let mount = TestMount::with(&server, &[&format!("memory={MEMORY}M"), "metadata_ttl=60s"]);
     embedded.clear_log();
     assert_eq!(mount.sh("find . | wc -l").trim(), (count + 2).to_string());
     stays_within(&mount, "find");

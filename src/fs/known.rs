@@ -54,6 +54,9 @@ impl Item {
     }
 }
 
+/// Entries that a program gets through in half a `metadata_ttl`.
+const LASTING: usize = 10_000;
+
 struct Known {
     /// When the listing was asked for.
     at: Instant,
@@ -149,11 +152,13 @@ impl Listings {
         }
     }
 
-    /// Every entry, if the listing is fresh and nothing was changed here since.
+    /// Every entry, if the listing is fresh, will be for a while, and nothing was changed here since.
     pub fn all(&self, dir: Ino) -> Option<(Instant, Vec<Arc<Item>>)> {
         let mut inner = self.inner.lock();
         let known = inner.by_dir.get(&dir)?;
-        (known.at.elapsed() < self.ttl && known.touched.is_empty()).then(|| (known.at, known.items.clone()))
+        // Who reads a directory goes on to its files: entries that are about to grow old would be asked for one by one.
+        let lasts = known.items.len() <= LASTING && known.at.elapsed() < self.ttl / 2;
+        (lasts && known.touched.is_empty()).then(|| (known.at, known.items.clone()))
     }
 
     /// Whether `dir` was listed before, is out of date and small: listing it again costs less than asking for each
