@@ -8,6 +8,7 @@
 //!    `shutdown_timeout` allows, and what could not be stored is listed where `xosfs umount` finds it.
 
 pub mod connect;
+pub mod heap;
 pub mod log;
 pub mod report;
 pub mod state;

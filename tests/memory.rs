@@ -55,22 +55,27 @@ fn what_is_read_and_written_stays_within_the_bound() {
     mount.umount();
 }
 
+// What the kernel knows it may ask for at any time: each name of `ls -l` holds about a kilobyte until it is forgotten.
 #[test]
 fn a_hundred_thousand_files_stay_within_the_bound() {
+    let count: u64 = if quick() { 20_000 } else { 100_000 };
     let server = TestServer::start();
     let Some(embedded) = server.embedded_server() else { return };
-    for i in 0..100_000 {
+    for i in 0..count {
         embedded.store().put(&server.bucket, &format!("d/some-longer-name-of-a-file-{i:06}.json"), "x");
     }
     let mount = TestMount::with(&server, &[&format!("memory={MEMORY}M")]);
     embedded.clear_log();
-    assert_eq!(mount.sh("find . | wc -l").trim(), "100002");
+    assert_eq!(mount.sh("find . | wc -l").trim(), (count + 2).to_string());
     stays_within(&mount, "find");
-    assert_eq!(mount.sh("ls -l d | wc -l").trim(), "100001");
+    assert_eq!(mount.sh("ls -l d | wc -l").trim(), (count + 1).to_string());
     stays_within(&mount, "ls -l");
     let counts = embedded.counts();
     assert_eq!(counts.get("GetObject"), None);
-    // Once for each of the two commands, and the root; a HEAD for the marker of `d`.
-    assert!(counts["ListObjectsV2"] <= 2 * 100 + 2 && counts.get("HeadObject").is_none_or(|n| *n <= 2), "{counts:?}");
+    // Once for each of the two commands, the root, and an entry or two that grew old meanwhile; the marker of `d`.
+    assert!(
+        counts["ListObjectsV2"] <= 2 * count / 1000 + 10 && counts.get("HeadObject").is_none_or(|n| *n <= 2),
+        "{counts:?}"
+    );
     mount.umount();
 }

@@ -179,6 +179,12 @@ async fn a_long_file_is_sent_while_it_is_written() {
         }
         assert!(t.io.memory() <= 4 << 20);
     }
+    for _ in 0..200 {
+        if t.count("UploadPart") > 10 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     assert!(t.count("UploadPart") > 10, "nothing was sent before the commit");
     assert_eq!(t.stored("s"), None);
     // The header is still here.

@@ -131,6 +131,7 @@ struct InstallArgs {
 
 /// Runs the program; `args` starts with its name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
+    crate::daemon::heap::one_arena();
     let name = args.first().and_then(|a| Path::new(a).file_name()).unwrap_or_default();
     if name == "mount.fuse.xosfs" || name == "mount.xosfs" {
         return finish("mount.fuse.xosfs", helper::run(&args[1..]), 1, 32);

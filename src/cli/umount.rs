@@ -3,6 +3,8 @@
 //! 1. Unmounting by path returns while the daemon may still be storing: its record (see [`crate::daemon::state`])
 //!    says which process to wait for and, after its end, what is lost.
 //! 2. A killed daemon leaves a dead mount: nothing to wait for, it is only taken away.
+//! 3. A daemon may live without a record that can be found: one of a user without a home, or of another user. Its
+//!    mount is not torn from it, and whoever unmounts is told that nobody has waited.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +15,8 @@ use nix::unistd::Pid;
 use super::{Failure, UmountArgs};
 use crate::daemon::state::State;
 use crate::error::Kind;
-use crate::fuse::{mountinfo, session, target};
+use crate::fuse::mountinfo::{self, Entry};
+use crate::fuse::{session, target};
 
 /// What a daemon may need after its own deadline.
 const GRACE: Duration = Duration::from_secs(30);
@@ -27,8 +30,9 @@ pub(super) fn umount(dir: &Path, force: bool, timeout: Option<Duration>) -> Resu
     let shown = dir.display();
     let entry = mountinfo::top_at(dir).map_err(|e| Failure::Failed(format!("read /proc/self/mountinfo: {e}")))?;
     let alive = State::read(dir).filter(State::is_alive);
+    let abandoned = alive.is_none() && entry.as_ref().is_some_and(Entry::is_ours) && target::is_abandoned(dir);
     match entry {
-        Some(entry) if entry.is_ours() => match session::unmount_path(dir, alive.is_none()) {
+        Some(entry) if entry.is_ours() => match session::unmount_path(dir, abandoned) {
             Ok(()) => {}
             Err(e) if e.kind() == Kind::Busy && !force => {
                 return Err(Failure::Failed(format!(
@@ -52,6 +56,9 @@ pub(super) fn umount(dir: &Path, force: bool, timeout: Option<Duration>) -> Resu
         None => return Err(Failure::Failed(format!("{shown} is not mounted"))),
     }
     let Some(state) = alive else {
+        if !abandoned {
+            eprintln!("xosfs: warning: no record of the process behind {shown}; not waited until all is stored");
+        }
         // Left by a daemon that was killed.
         if let Some(state) = State::read(dir) {
             state.remove();

@@ -298,6 +298,13 @@ fn find(name: &str) -> Option<&'static Spec> {
 }
 
 fn unknown(name: &str) -> Wrong {
+    if name == "remount" {
+        return Wrong(
+            "option `remount`: options do not change while a bucket is mounted; unmount it and mount it again, or \
+             change the flags of the kernel alone with mount -i -o remount,ro DIR"
+                .into(),
+        );
+    }
     let close = OTHER_NAMES.iter().find(|(other, _)| *other == name).map(|(_, ours)| *ours).or_else(|| {
         TABLE
             .iter()

@@ -23,6 +23,7 @@ impl Fs {
         if name.is_escaped() {
             return Err(Error::new(Kind::BadName, "create a name that is an escape").with_key(name));
         }
+        self.wait_for_burial(parent, name).await;
         match self.child(parent, name).await? {
             Some(_) => Err(Error::new(Kind::Exists, "create").with_key(name)),
             None => Ok(()),
@@ -98,7 +99,7 @@ impl Fs {
         let mut object = self.object_for("", &attr);
         object.headers.content_type = Some("application/octet-stream".into());
         let body = Payload::from(Bytes::copy_from_slice(target.as_bytes()));
-        self.graves.lock().remove(&key);
+        self.graves.reuse(&key);
         let stored = self.put_link(&key, body, &object).await?;
         let inode = self.inodes.remember_kind(parent, name, key.as_str(), Some(FileKind::Symlink), || {
             State::new(attr, Facts::default(), true)
@@ -192,7 +193,7 @@ impl Fs {
             self.s3.delete(&key, None).await?;
         }
         if stored && open {
-            self.graves.lock().insert(key.clone());
+            self.graves.dig(key.clone());
         }
         self.keep_dir(parent);
         self.inodes.unlink(inode.ino);
@@ -215,7 +216,7 @@ impl Fs {
             return Ok(false);
         }
         let graves: Vec<_> =
-            self.graves.lock().iter().filter(|k| k.as_str().starts_with(prefix.as_str())).cloned().collect();
+            self.graves.all().into_iter().filter(|k| k.as_str().starts_with(prefix.as_str())).collect();
         let max_keys = u16::try_from(graves.len() + 2).unwrap_or(1000).min(1000);
         let query = ListQuery { prefix: prefix.as_str(), delimited: false, from: None, max_keys: Some(max_keys) };
         let page = self.s3.list(&query).await?;

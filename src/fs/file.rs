@@ -329,6 +329,7 @@ impl Fs {
         mode: OpenMode,
     ) -> Result<(Entry, Opened)> {
         self.writable()?;
+        self.wait_for_burial(parent, name).await;
         if let Some(existing) = self.child(parent, name).await? {
             if mode.exclusive {
                 return Err(Error::new(Kind::Exists, "create").with_key(name));
@@ -367,7 +368,7 @@ impl Fs {
         };
         let object = self.object_for(name.as_str(), &attr);
         // A grave here means that the bucket still holds the old object: the commit replaces it.
-        let buried = self.graves.lock().remove(&key);
+        let buried = self.graves.reuse(&key);
         let condition =
             if exclusive && self.settings.conditional && !buried { Condition::Absent } else { Condition::None };
         let writer = Writer::new(self.writes.clone(), key.clone(), None, object, condition);
@@ -668,15 +669,21 @@ impl Fs {
         result
     }
 
+    /// A new object must not be stored before the delete of the old one has arrived.
+    pub(super) async fn wait_for_burial(&self, parent: Ino, name: &Name) {
+        if let Ok(key) = self.inodes.prefix(parent).and_then(|p| p.file(name)) {
+            self.graves.settled(&key).await;
+        }
+    }
+
     /// The delete that waited for the last close of an unlinked file.
     async fn bury(self: &Arc<Self>, inode: &Arc<Inode>) {
         if self.inodes.place(inode.ino).is_some() {
             return;
         }
         let open = inode.state.lock().handles.iter().any(|h| h.strong_count() > 0);
-        let Some(key) = self.inodes.last_key(inode.ino).filter(|k| !open && self.graves.lock().remove(k)) else {
-            return;
-        };
+        let Some(key) = self.inodes.last_key(inode.ino).filter(|_| !open) else { return };
+        let Some(_burial) = self.graves.claim(&key) else { return };
         let etag = inode.state.lock().facts.etag.clone();
         let result = match self.s3.head(&key, None).await {
             // Somebody else's new object under the old name is not ours to delete.

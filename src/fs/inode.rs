@@ -123,7 +123,8 @@ struct Node {
 
 struct Inner {
     root_prefix: Prefix,
-    nodes: HashMap<Ino, Node>,
+    /// Boxed: a table that grows by half moves and wastes pointers, not nodes.
+    nodes: HashMap<Ino, Box<Node>>,
     idle: LruCache<Ino, ()>,
 }
 
@@ -205,7 +206,7 @@ impl Inodes {
         Inodes {
             inner: Mutex::new(Inner {
                 root_prefix,
-                nodes: HashMap::from([(ROOT, node)]),
+                nodes: HashMap::from([(ROOT, Box::new(node))]),
                 idle: LruCache::new(remembered),
             }),
         }
@@ -293,7 +294,7 @@ impl Inodes {
             pins: 0,
             names_changed: None,
         };
-        inner.nodes.insert(ino, node);
+        inner.nodes.insert(ino, Box::new(node));
         if let Some(p) = inner.nodes.get_mut(&parent) {
             p.children.insert(name.clone(), ino);
         }

@@ -40,7 +40,8 @@ pub struct DirHandle {
 
 enum Next {
     Start,
-    Page(JoinHandle<Result<Page>>),
+    /// Asked for at this time.
+    Page(Instant, JoinHandle<Result<Page>>),
     Done,
 }
 
@@ -49,8 +50,15 @@ struct Stream {
     /// When the first page was asked for.
     asked: Instant,
     items: Vec<Arc<Item>>,
+    /// From which item on which time of asking counts: in a long listing the first page is old news before the last
+    /// one is asked for.
+    asked_at: Vec<(usize, Instant)>,
+    /// When the last page was asked for.
+    page_asked: Instant,
     /// Files that a directory on a later page may still hide.
     held: Vec<Arc<Item>>,
+    /// What had been unlinked when one of the pages was asked for.
+    buried: HashSet<Key>,
     /// Whether a name was left out or changed, so that the list is not what the bucket holds.
     partial: bool,
 }
@@ -72,7 +80,7 @@ impl DirHandle {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if let Next::Page(task) = &self.next {
+        if let Next::Page(_, task) = &self.next {
             task.abort();
         }
     }
@@ -80,7 +88,23 @@ impl Drop for Stream {
 
 impl Stream {
     fn new() -> Stream {
-        Stream { next: Next::Start, asked: Instant::now(), items: Vec::new(), held: Vec::new(), partial: false }
+        Stream {
+            next: Next::Start,
+            asked: Instant::now(),
+            items: Vec::new(),
+            asked_at: Vec::new(),
+            page_asked: Instant::now(),
+            held: Vec::new(),
+            buried: HashSet::new(),
+            partial: false,
+        }
+    }
+
+    /// When the listing behind item `index` was asked for, and the end of the items of which the same is true.
+    fn segment(&self, index: usize) -> (Instant, usize) {
+        let next = self.asked_at.partition_point(|(start, _)| *start <= index);
+        let asked = next.checked_sub(1).map_or(self.asked, |i| self.asked_at[i].1);
+        (asked, self.asked_at.get(next).map_or(self.items.len(), |(start, _)| *start))
     }
 }
 
@@ -207,13 +231,15 @@ impl Fs {
         while s.items.len() <= from && !matches!(s.next, Next::Done) {
             self.more(handle.ino, &mut s).await?;
         }
-        let end = s.items.len().min(from.saturating_add(BATCH));
+        let (asked, end) = s.segment(from);
+        let end = end.min(s.items.len()).min(from.saturating_add(BATCH));
         let items = s.items.get(from..end).unwrap_or_default().to_vec();
-        Ok(Batch { offset, items, asked: s.asked })
+        Ok(Batch { offset, items, asked })
     }
 
     /// Adds the next page to the stream.
     async fn more(self: &Arc<Self>, dir: Ino, s: &mut Stream) -> Result<()> {
+        let mut asked = Instant::now();
         let page = match std::mem::replace(&mut s.next, Next::Start) {
             Next::Done => {
                 s.next = Next::Done;
@@ -226,28 +252,39 @@ impl Fs {
                     self.finish(dir, s)?;
                     return Ok(());
                 }
-                s.asked = Instant::now();
+                s.asked = asked;
+                s.buried = self.graves.all();
                 let prefix = self.inodes.prefix(dir)?;
                 self.page(&prefix, None).await
             }
-            Next::Page(task) => match task.await {
-                Ok(page) => page,
-                Err(_) => Err(Error::new(Kind::Io, "list directory")),
-            },
+            Next::Page(at, task) => {
+                asked = at;
+                match task.await {
+                    Ok(page) => page,
+                    Err(_) => Err(Error::new(Kind::Io, "list directory")),
+                }
+            }
         };
         // After an error the stream starts over; a cookie then finds its place again, because the order is that of
         // the keys.
         let page = page.inspect_err(|_| {
             s.items.clear();
+            s.asked_at.clear();
             s.held.clear();
         })?;
         let prefix = self.inodes.prefix(dir)?;
+        s.buried.extend(self.graves.all());
         s.next = match page.next.clone() {
-            Some(next) => Next::Page(self.ask_page(prefix.clone(), Some(next))),
+            Some(next) => Next::Page(Instant::now(), self.ask_page(prefix.clone(), Some(next))),
             None => Next::Done,
         };
         let last = matches!(s.next, Next::Done);
         let held = std::mem::take(&mut s.held);
+        // What was held back is as old as the page it came with.
+        let told = if held.is_empty() { asked } else { s.page_asked };
+        s.page_asked = asked;
+        let first = s.items.len();
+        s.asked_at.push((first, told));
         let parsed = parse_page(&prefix, &page, held, last, self.settings.hide_odd_keys);
         if parsed.hidden > 0 {
             self.note_hidden(&prefix, parsed.hidden);
@@ -256,10 +293,9 @@ impl Fs {
             self.seen_folder_suffix.store(true, std::sync::atomic::Ordering::Relaxed);
         }
         s.held = parsed.held;
-        let graves = self.graves.lock().clone();
         let items = self.tell_links(dir, &prefix, parsed.items).await;
         for item in items {
-            let buried = !graves.is_empty() && prefix.file(&item.name).is_ok_and(|k| graves.contains(&k));
+            let buried = !s.buried.is_empty() && prefix.file(&item.name).is_ok_and(|k| s.buried.contains(&k));
             let repeated = item.odd_marker.is_some() && s.items.iter().any(|i| i.name == item.name);
             if buried || repeated {
                 s.partial |= buried;
@@ -345,6 +381,8 @@ impl Fs {
             }
         }
         own.sort_by(|a, b| a.name.cmp(&b.name));
+        // What is only known here is older than nothing this mount did since the start.
+        s.asked_at.push((s.items.len(), s.asked));
         s.items.extend(own);
         Ok(())
     }

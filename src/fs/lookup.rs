@@ -155,6 +155,7 @@ impl Fs {
     async fn refresh_listing(self: &Arc<Self>, dir: Ino) -> Result<bool> {
         let asked = Instant::now();
         let prefix = self.inodes.prefix(dir)?;
+        let mut graves = self.graves.all();
         let query = ListQuery { prefix: prefix.as_str(), delimited: true, from: None, max_keys: None };
         let page = match self.s3.list(&query).await {
             Ok(page) if page.next.is_none() => page,
@@ -172,7 +173,7 @@ impl Fs {
                 parsed.items.push(Arc::new(Item::dir(name)));
             }
         }
-        let graves = self.graves.lock().clone();
+        graves.extend(self.graves.all());
         let buried = parsed.items.iter().any(|i| prefix.file(&i.name).is_ok_and(|k| graves.contains(&k)));
         if buried || self.inodes.names_changed_since(dir, asked) {
             return Ok(false);
@@ -186,6 +187,8 @@ impl Fs {
         let asked = Instant::now();
         let prefix = self.inodes.prefix(parent)?;
         let hint = self.inodes.child(parent, name).map(|i| i.kind());
+        // The delete may be done before the answer that does not know of it is here.
+        let was_buried = prefix.file(name).is_ok_and(|k| self.graves.contains(&k));
         let found = self.ask_store(&prefix, name, hint, self.habits.opens_next(parent)).await?;
         if matches!(found, Found::File(_)) {
             self.habits.looked_up(parent);
@@ -222,7 +225,7 @@ impl Fs {
             }
             Found::File(meta) => {
                 let key = prefix.file(name)?;
-                if self.graves.lock().contains(&key) {
+                if was_buried || self.graves.contains(&key) {
                     return Ok(None);
                 }
                 self.absorb_file(parent, name, &key, &meta, asked).map(Some)

@@ -11,6 +11,7 @@ mod change;
 mod copy;
 mod drain;
 pub mod file;
+mod graves;
 mod habit;
 mod handle;
 pub mod inode;
@@ -21,7 +22,7 @@ mod rename;
 pub mod setattr;
 mod xattr;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -37,7 +38,7 @@ pub use listing::{Batch, DirHandle};
 pub use lookup::Lookup;
 
 use crate::error::{Kind, Result};
-use crate::key::{Key, Name, Prefix};
+use crate::key::{Name, Prefix};
 use crate::read::Reads;
 use crate::s3::{NewObject, S3};
 use crate::write::Writes;
@@ -101,9 +102,8 @@ pub struct Fs {
     pub(crate) inodes: Inodes,
     pub handles: Handles,
     listings: Listings,
+    graves: graves::Graves,
     habits: habit::Habits,
-    /// Keys unlinked here while a handle still reads them: deleted at the last close, hidden until then.
-    graves: Mutex<HashSet<Key>>,
     /// Directories that show although the bucket holds no key of them: emptied on this mount.
     kept: Mutex<BTreeSet<Prefix>>,
     kernel: OnceLock<Box<dyn Kernel>>,
@@ -128,8 +128,8 @@ impl Fs {
             inodes: Inodes::new(settings.root.clone(), root, settings.remembered.max(1024)),
             handles: Handles::default(),
             listings: Listings::new(settings.metadata_ttl, settings.negative_ttl, settings.remembered.max(1024)),
+            graves: graves::Graves::default(),
             habits: habit::Habits::new(),
-            graves: Mutex::default(),
             kept: Mutex::default(),
             kernel: OnceLock::new(),
             runtime: Runtime::current(),
@@ -280,7 +280,7 @@ impl Fs {
             self.handles.len(),
             self.listings.entries(),
             self.hidden.load(Ordering::Relaxed),
-            self.graves.lock().len(),
+            self.graves.len(),
             dirty.join(", ")
         )
     }

@@ -3,6 +3,7 @@
 pub mod adapter;
 pub mod fusermount;
 pub mod mountinfo;
+mod probe;
 pub mod session;
 pub mod target;
 

@@ -86,6 +86,16 @@ pub fn resolve(dir: &Path) -> Result<PathBuf> {
     }
 }
 
+/// Whether the mount at a directory has nobody behind it who answers.
+pub fn is_abandoned(dir: &Path) -> bool {
+    let dir = dir.to_owned();
+    match with_deadline(move || statvfs(&dir).map_err(io::Error::from)) {
+        Some(Ok(_)) => false,
+        Some(Err(e)) => is_dead(&e),
+        None => true,
+    }
+}
+
 /// Looks at a resolved directory, detaches dead mounts from it, and says what is left.
 ///
 /// Errors: [`Kind::Busy`] for a mount of something else, [`Kind::NotDir`], [`Kind::Timeout`].

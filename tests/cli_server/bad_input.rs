@@ -177,7 +177,11 @@ fn bad_input_is_one_line_an_exit_code_and_nothing_left() {
             };
             let endpoint = bad.endpoint.clone().unwrap_or_else(|| server.endpoint());
             let staging = place.path("staging");
-            let options = [&format!("endpoint={endpoint},{quick},staging_dir={}", staging.display()), bad.options];
+            let mut options = format!("endpoint={endpoint},{quick},staging_dir={}", staging.display());
+            if how != "foreground" {
+                options += &format!(",log={}", place.path("log").display());
+            }
+            let options = [&options, bad.options];
             mount.arg(bad.source.unwrap_or("bucket")).arg(&dir).arg("-o").arg(options.join(","));
             let mut ran = run(&mut mount);
             let what = format!("{} ({how}): {ran:?}", bad.name);

@@ -74,6 +74,7 @@ fn the_same_mount_twice_is_one_process() {
     place.assert_clean();
 }
 
+// R74
 /// Demand 1: a daemon that was killed needs no manual step, however fresh what the kernel still knows.
 #[test]
 fn a_killed_daemon_is_replaced_by_the_next_mount() {
@@ -100,20 +101,21 @@ fn a_killed_daemon_is_replaced_by_the_next_mount() {
     place.assert_clean();
 }
 
+// R72
 /// A file that is open and written to when SIGTERM comes, and a store that is slow.
 #[test]
 fn sigterm_stores_what_is_dirty_first() {
     let server = server();
     let place = Place::new();
     let mut daemon = place.foreground(&server, "bucket", "");
-    let mut holder = super::command("timeout");
+    let mut holder = super::command("bash");
     let script = format!(
         "cd '{}'; exec 3>open 4>second; echo first >&3; echo second >&4; echo third > closed; chmod 640 closed; \
-         touch '{}'; sleep 60",
+         touch '{}'; exec sleep 50",
         place.dir.display(),
         place.path("written").display()
     );
-    let mut holder = holder.args(["-k", "2", "50", "bash", "-euc", &script]).spawn().unwrap();
+    let mut holder = holder.args(["-euc", &script]).spawn().unwrap();
     until("the files are written", || place.path("written").exists());
     server.knobs().set(|b| b.latency = Duration::from_millis(200));
     signal(daemon.id(), Signal::SIGTERM);
@@ -137,13 +139,13 @@ fn what_cannot_be_stored_is_named_and_the_exit_code_is_1() {
         let place = Place::new();
         let mut daemon = place.foreground(&server, "bucket", "shutdown_timeout=3s,op_timeout=5s,retries=1");
         refuse();
-        let mut holder = super::command("timeout");
+        let mut holder = super::command("bash");
         let script = format!(
-            "cd '{}'; exec 3>lost; echo x >&3; cd /; touch '{}'; sleep 60",
+            "cd '{}'; exec 3>lost; echo x >&3; cd /; touch '{}'; exec sleep 50",
             place.dir.display(),
             place.path("written").display()
         );
-        let mut holder = holder.args(["-k", "2", "50", "bash", "-euc", &script]).spawn().unwrap();
+        let mut holder = holder.args(["-euc", &script]).spawn().unwrap();
         until("the file is written", || place.path("written").exists());
         if by_signal {
             signal(daemon.id(), Signal::SIGTERM);
@@ -167,9 +169,9 @@ fn a_mount_in_use_is_not_unmounted_without_force() {
     let server = server();
     let place = Place::new();
     place.mount(&server, "bucket", "");
-    let mut holder = super::command("timeout");
-    let script = format!("cd '{}'; touch '{}'; sleep 60", place.dir.display(), place.path("in").display());
-    let mut holder = holder.args(["-k", "2", "50", "bash", "-euc", &script]).spawn().unwrap();
+    let mut holder = super::command("bash");
+    let script = format!("cd '{}'; touch '{}'; exec sleep 50", place.dir.display(), place.path("in").display());
+    let mut holder = holder.args(["-euc", &script]).spawn().unwrap();
     until("somebody is inside", || place.path("in").exists());
     let ran = place.umount();
     assert!(ran.code == Some(1) && ran.err.contains("in use") && ran.err.contains("--force"), "{ran:?}");
@@ -179,5 +181,33 @@ fn a_mount_in_use_is_not_unmounted_without_force() {
     holder.wait().unwrap();
     assert_eq!((ran.code, &*ran.err), (Some(0), ""));
     assert_eq!(server.store().get("bucket", "x").unwrap(), "x\n");
+    place.assert_clean();
+}
+
+/// As for a user without a home, whose daemon can leave no record.
+#[test]
+fn without_a_record_umount_does_not_tear_a_live_mount_away() {
+    let server = server();
+    let place = Place::new();
+    place.mount(&server, "bucket", "");
+    let state = place.state().unwrap();
+    state.remove();
+    let mut holder = super::command("bash");
+    let script = format!(
+        "exec 3>'{}/open'; echo x >&3; touch '{}'; exec sleep 50",
+        place.dir.display(),
+        place.path("in").display()
+    );
+    let mut holder = holder.args(["-euc", &script]).spawn().unwrap();
+    until("a file is open", || place.path("in").exists());
+    let ran = place.umount();
+    let mounted = place.mounts().len();
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert!(ran.code == Some(1) && ran.err.contains("in use") && mounted == 1, "{ran:?}");
+    let ran = place.umount();
+    assert!(ran.code == Some(0) && ran.err.contains("no record"), "{ran:?}");
+    assert!(state.wait(PATIENCE));
+    assert_eq!(server.store().get("bucket", "open").unwrap(), "x\n");
     place.assert_clean();
 }

@@ -231,6 +231,10 @@ impl Drop for Place {
                 break;
             }
         }
+        // What a killed daemon leaves on record, and one that could not store everything.
+        if let Some(state) = State::read(&self.dir) {
+            state.remove();
+        }
         if std::thread::panicking() {
             eprintln!("--- log of the daemon\n{}---", self.log());
         }

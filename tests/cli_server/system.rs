@@ -7,7 +7,7 @@ use std::process::Command;
 
 use xosfs::demo::Server;
 
-use super::{PATIENCE, Place, Ran, command, ok, run, server, set_keys};
+use super::{PATIENCE, Place, Ran, command, ok, run, server, set_keys, sh};
 
 const HELPER: &str = "/sbin/mount.fuse.xosfs";
 
@@ -107,6 +107,15 @@ fn mount_and_umount_of_the_system_work_with_fstab() {
         assert_eq!((ran.code, &*ran.err), (Some(0), ""), "{}", place.log());
         assert_eq!((place.mounts().as_slice(), place.processes().len()), (&mounted[..], 1));
     }
+    let ran = system(&server, "mount", &[OsStr::new("-o"), OsStr::new("remount,ro"), dir]);
+    assert!(ran.code == Some(1) && ran.err.contains("mount -i -o remount,ro"), "{ran:?}");
+    let ran = system(
+        &server,
+        "mount",
+        &["-i", "-o", "remount,ro"].map(OsStr::new).iter().copied().chain([dir]).collect::<Vec<_>>(),
+    );
+    assert_eq!((ran.code, &*ran.err), (Some(0), ""));
+    assert_ne!(sh(&place.dir, "echo x > x").code, Some(0));
     ended("umount");
 
     // What the helper says is what the person sees, with mount's exit code.

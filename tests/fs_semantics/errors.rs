@@ -97,7 +97,7 @@ async fn an_archived_object_is_eacces_at_open() {
         assert_eq!(m.stat("cold").await.unwrap().attr.size, 6);
         let error = m.open("cold", read_only()).await.unwrap_err();
         assert_eq!((error.kind(), error.errno()), (Kind::Archived, libc::EACCES));
-        assert!(error.to_string().contains("user.s3.restore"), "names what restores it: {error}");
+        assert!(error.to_string().contains("restore-object"), "names what restores it: {error}");
     }
 }
 

@@ -150,6 +150,37 @@ async fn listings_cost_no_request_per_file() {
     assert_eq!(w.requests(), counted(&[]), "names of a fresh listing are known");
 }
 
+// R39: the last page of a listing is fresh when it comes, however long the pages before took.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_longer_than_the_ttl_costs_no_request_per_file() {
+    let w = world();
+    for i in 0..20 {
+        w.put(&format!("d/{i:02}"), "content");
+    }
+    w.server.knobs().set(|b| {
+        b.page_size = Some(1);
+        b.latency = std::time::Duration::from_millis(100);
+    });
+    let m = w.mount_with("metadata_ttl=1s,negative_ttl=0");
+    let dir = m.stat("d").await.unwrap().ino;
+    w.requests();
+    let fh = m.opendir(dir).unwrap();
+    let mut seen = 0;
+    loop {
+        let batch = m.read_directory(fh, seen).await.unwrap();
+        for item in &batch.items {
+            let entry = m.entry_of_item(dir, item, batch.asked).unwrap();
+            assert!(!entry.ttl.is_zero(), "{} is old when it is handed out", item.name.as_str());
+        }
+        if batch.items.is_empty() {
+            break;
+        }
+        seen += batch.items.len() as u64;
+    }
+    assert_eq!((seen, w.requests()), (20, counted(&[("ListObjectsV2", 20)])));
+    m.handles.remove_dir(fh);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn files_opened_as_they_are_found_cost_one_round_trip() {
     let w = world();

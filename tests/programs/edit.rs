@@ -60,7 +60,7 @@ fn vim_saves_with_and_without_a_backup() {
     same_as_local(
         "vi=$(command -v vim.tiny || command -v vim); seq 50 >f; chmod 600 f; ln -s f link
          for mode in yes no auto; do
-           $vi -es -u NONE -N -i NONE -c \"set backupcopy=$mode backup\" -c '%s/^/five /' -c 'wq' f </dev/null
+           $vi -es -u NONE -N -i NONE -c \"set backupskip= backupcopy=$mode backup\" -c '%s/^/five /' -c 'wq' f </dev/null
            $vi -es -u NONE -N -i NONE -c \"set backupcopy=$mode nobackup\" -c '$s/$/!/' -c 'wq' f </dev/null
          done; ls -A; cat f 'f~'",
     );

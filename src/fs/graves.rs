@@ -1,0 +1,108 @@
+//! Keys that were unlinked here while a handle still reads them: hidden at once, deleted at the last close.
+//!
+//! 1. The delete takes time, and until the store has done it listings still have the key: it stays hidden until then.
+//! 2. Meanwhile a new file may get the name. Its object must not be stored before the delete has arrived, or the
+//!    delete would take the new one: who makes a name waits for a delete that is under way.
+
+use std::collections::{HashMap, HashSet};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::key::Key;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Waiting,
+    Deleting,
+}
+
+#[derive(Default)]
+pub(super) struct Graves {
+    keys: Mutex<HashMap<Key, Stage>>,
+    deleted: Notify,
+}
+
+/// The right to delete one key; the key is hidden until this is dropped.
+pub(super) struct Burial<'a> {
+    graves: &'a Graves,
+    key: &'a Key,
+}
+
+impl Drop for Burial<'_> {
+    fn drop(&mut self) {
+        self.graves.keys.lock().remove(self.key);
+        self.graves.deleted.notify_waiters();
+    }
+}
+
+impl Graves {
+    pub fn dig(&self, key: Key) {
+        self.keys.lock().insert(key, Stage::Waiting);
+    }
+
+    /// The name is used again: whether the bucket still holds the old object, which is now the new file's to replace.
+    pub fn reuse(&self, key: &Key) -> bool {
+        let mut keys = self.keys.lock();
+        keys.get(key) == Some(&Stage::Waiting) && keys.remove(key).is_some()
+    }
+
+    /// Waits until no delete of `key` is under way; the delete has the deadline of every request.
+    pub async fn settled(&self, key: &Key) {
+        loop {
+            // Made before the look, so that a delete that ends in between is not missed.
+            let deleted = self.deleted.notified();
+            if self.keys.lock().get(key) != Some(&Stage::Deleting) {
+                return;
+            }
+            deleted.await;
+        }
+    }
+
+    /// One caller at a time, and none when the name was used again.
+    pub fn claim<'a>(&'a self, key: &'a Key) -> Option<Burial<'a>> {
+        let mut keys = self.keys.lock();
+        let stage = keys.get_mut(key).filter(|s| **s == Stage::Waiting)?;
+        *stage = Stage::Deleting;
+        Some(Burial { graves: self, key })
+    }
+
+    pub fn contains(&self, key: &Key) -> bool {
+        self.keys.lock().contains_key(key)
+    }
+
+    /// What a listing that is asked for now must not show.
+    pub fn all(&self) -> HashSet<Key> {
+        self.keys.lock().keys().cloned().collect()
+    }
+
+    pub fn len(&self) -> usize {
+        self.keys.lock().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_key_is_hidden_and_not_reused_while_it_is_being_deleted() {
+        let (graves, key) = (Graves::default(), Key::new("a").unwrap());
+        graves.dig(key.clone());
+        let burial = graves.claim(&key).unwrap();
+        assert!(graves.claim(&key).is_none() && graves.contains(&key) && !graves.reuse(&key));
+        let patience = Duration::from_millis(20);
+        assert!(tokio::time::timeout(patience, graves.settled(&key)).await.is_err());
+        let (_, ()) = tokio::join!(graves.settled(&key), async { drop(burial) });
+        assert!(!graves.contains(&key) && graves.claim(&key).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_used_again_is_not_deleted() {
+        let (graves, key) = (Graves::default(), Key::new("a").unwrap());
+        graves.dig(key.clone());
+        graves.settled(&key).await;
+        assert!(graves.reuse(&key) && graves.claim(&key).is_none() && graves.all().is_empty());
+    }
+}
