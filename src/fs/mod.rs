@@ -7,7 +7,9 @@
 //! synchronous ones are never held across an await.
 
 pub mod attr;
+mod attribute;
 mod change;
+mod close;
 mod copy;
 mod drain;
 pub mod file;

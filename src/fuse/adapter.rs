@@ -9,7 +9,6 @@
 //! 4. Reference counts are raised before the reply is sent and lowered synchronously in `forget`.
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,21 +16,22 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
-    AccessFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, CopyFileRangeFlags, Errno, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::file::OpenMode;
 use crate::fs::setattr::Change;
-use crate::fs::{Attr, Batch, Entry, Fh, FileKind, Fs, Ino, Kernel, Lookup};
+use crate::fs::{Batch, Fh, Fs, Ino};
 use crate::key::Name;
 
 use super::probe::Probes;
+use super::reply::{Refuse, errno, log, of_time, reply_entry, reply_lookup, reply_sized, to_attr, to_type};
 
 /// Largest write the kernel sends at once; more only costs buffers (measured: direct I/O gains nothing past it).
 const MAX_WRITE: u32 = 1 << 20;
@@ -42,109 +42,6 @@ pub struct Adapter {
     fs: Arc<Fs>,
     runtime: Handle,
     probes: Arc<Probes>,
-}
-
-/// Something that can be answered with an errno.
-trait Refuse: Send + 'static {
-    fn refuse(self, errno: Errno);
-}
-
-macro_rules! refuse {
-    ($($t:ty),*) => {$(impl Refuse for $t {
-        fn refuse(self, errno: Errno) {
-            self.error(errno);
-        }
-    })*};
-}
-
-refuse!(
-    ReplyAttr,
-    ReplyCreate,
-    ReplyData,
-    ReplyDirectory,
-    ReplyDirectoryPlus,
-    ReplyEmpty,
-    ReplyEntry,
-    ReplyLseek,
-    ReplyOpen,
-    ReplyWrite,
-    ReplyXattr
-);
-
-fn errno(e: &Error) -> Errno {
-    Errno::from_i32(e.errno())
-}
-
-/// The one place where failures are logged.
-fn log(op: &'static str, e: &Error) {
-    if e.kind().is_news() {
-        warn!(op, errno = e.errno(), "{e}");
-    } else {
-        debug!(op, errno = e.errno(), "{e}");
-    }
-}
-
-fn to_attr(ino: Ino, attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(ino.0),
-        size: attr.size,
-        blocks: attr.size.div_ceil(512),
-        atime: attr.atime,
-        mtime: attr.mtime,
-        ctime: attr.ctime,
-        crtime: attr.ctime,
-        kind: to_type(attr.kind),
-        perm: attr.perm,
-        // 1 tells find(1) not to count subdirectories by links.
-        nlink: 1,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: 0,
-        blksize: 128 << 10,
-        flags: 0,
-    }
-}
-
-fn to_type(kind: FileKind) -> FileType {
-    match kind {
-        FileKind::File => FileType::RegularFile,
-        FileKind::Dir => FileType::Directory,
-        FileKind::Symlink => FileType::Symlink,
-    }
-}
-
-fn of_time(time: TimeOrNow) -> SystemTime {
-    match time {
-        TimeOrNow::SpecificTime(t) => t,
-        TimeOrNow::Now => SystemTime::now(),
-    }
-}
-
-fn reply_entry(fs: &Fs, reply: ReplyEntry, entry: &Entry) {
-    fs.looked_up(entry.ino);
-    reply.entry(&entry.ttl, &to_attr(entry.ino, &entry.attr), Generation(0));
-}
-
-fn reply_lookup(fs: &Fs, reply: ReplyEntry, lookup: Lookup) {
-    match lookup {
-        Lookup::Found(entry) => reply_entry(fs, reply, &entry),
-        Lookup::Absent(ttl) if ttl.is_zero() => reply.error(Errno::ENOENT),
-        Lookup::Absent(ttl) => {
-            // Inode 0 is a negative entry: the kernel remembers the absence.
-            let now = SystemTime::UNIX_EPOCH;
-            let attr =
-                Attr { kind: FileKind::File, size: 0, perm: 0, uid: 0, gid: 0, atime: now, mtime: now, ctime: now };
-            reply.entry(&ttl, &to_attr(Ino(0), &attr), Generation(0));
-        }
-    }
-}
-
-fn reply_sized(reply: ReplyXattr, size: u32, value: &[u8]) {
-    match u32::try_from(value.len()) {
-        Ok(len) if size == 0 => reply.size(len),
-        Ok(len) if len <= size => reply.data(value),
-        _ => reply.error(Errno::ERANGE),
-    }
 }
 
 impl Adapter {
@@ -724,18 +621,5 @@ impl fuser::Filesystem for Adapter {
         let fs = self.fs.clone();
         let work = async move { fs.seek(Fh(fh.0), offset, hole).await };
         self.spawn("lseek", self.limit(), reply, work, |_, reply, at: u64| reply.offset(at as i64));
-    }
-}
-
-/// Tells the kernel to drop what it caches.
-pub struct KernelNotifier(pub Notifier);
-
-impl Kernel for KernelNotifier {
-    fn invalidate(&self, ino: Ino) {
-        let _ = self.0.inval_inode(INodeNo(ino.0), 0, 0);
-    }
-
-    fn invalidate_entry(&self, parent: Ino, name: &Name) {
-        let _ = self.0.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name.as_str().as_bytes()));
     }
 }

@@ -4,7 +4,9 @@ pub mod adapter;
 pub mod fusermount;
 pub mod mountinfo;
 mod probe;
+mod reply;
 pub mod session;
 pub mod target;
 
-pub use adapter::{Adapter, KernelNotifier};
+pub use adapter::Adapter;
+pub use reply::KernelNotifier;

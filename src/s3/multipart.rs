@@ -125,7 +125,8 @@ impl S3 {
                     Made::No => false,
                     // An upload that still has its parts was not completed: what is there is what was there before.
                     Made::Perhaps => {
-                        matches!(self.list_parts(key, upload).await, Err(e) if e.kind() == Kind::Stale)
+                        error.code() == "NoSuchUpload"
+                            || matches!(self.list_parts(key, upload).await, Err(e) if e.kind() == Kind::Stale)
                     }
                 };
                 return if made { Ok(of_meta(meta)) } else { Err(gone(error)) };

@@ -1,0 +1,239 @@
+//! The end of writing: commit, flush, fsync, release, and the delete that waited for the last close.
+//!
+//! 1. close(2) answers for what was written: it stores and reports. What no flush saw is stored by the release, whose
+//!    error reaches only the log.
+//! 2. The writer goes with its last handle, when everything is stored or when the application has been told that it
+//!    could not be.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{error, warn};
+
+use super::Fs;
+use super::attr::Facts;
+use super::handle::Fh;
+use super::inode::{Ino, Inode};
+use crate::error::{Kind, Result};
+use crate::key::{Key, Name};
+use crate::read::Object;
+use crate::s3::ObjectMeta;
+use crate::write::{Committed, Writer};
+
+/// Longest look at the descriptors of a process; a table of thousands takes a millisecond.
+const SCAN_PATIENCE: Duration = Duration::from_millis(100);
+
+impl Fs {
+    /// Stores what was written; everything this mount shows of the file then refers to the new version.
+    pub(super) async fn commit(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
+        let Some(writer) = inode.state.lock().writer.clone() else { return Ok(()) };
+        if self.settings.store_attrs {
+            let attr = inode.state.lock().attr.clone();
+            writer.edit_object(&mut |o| attr.store(&mut o.headers.metadata));
+        }
+        match writer.commit().await {
+            Ok(None) => Ok(()),
+            Ok(Some(committed)) => {
+                self.committed(inode, &writer, committed);
+                Ok(())
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn committed(self: &Arc<Self>, inode: &Arc<Inode>, writer: &Arc<Writer>, committed: Committed) {
+        let carried = writer.object();
+        let meta = ObjectMeta {
+            size: committed.object.size,
+            etag: committed.object.id.etag.clone(),
+            version: committed.object.id.version.clone(),
+            last_modified: committed.stored.last_modified,
+            headers: carried.headers.clone(),
+            storage_class: carried.storage_class.clone(),
+            restore: None,
+            tag_count: Some(carried.tags.len() as u32),
+            sse: carried.sse.clone(),
+            sse_kms_key: carried.sse_kms_key.clone(),
+        };
+        {
+            let mut state = inode.state.lock();
+            state.facts = Facts::of_meta(&meta);
+            state.attr.size = committed.object.size;
+            state.stored = true;
+            state.attr_pending = false;
+            state.wrote = writer.is_dirty();
+            let now = Instant::now();
+            state.confirmed = Some(now);
+            state.changed = Some(now);
+            // The kernel's pages are what was written.
+            state.pages = Some(committed.object.id.etag.clone());
+        }
+        if let Some((parent, name)) = self.inodes.place(inode.ino) {
+            self.inodes.names_changed(parent);
+            self.listings.touch(parent, &name, true);
+        }
+        self.rebind(inode, &committed.object);
+    }
+
+    /// Moves the open handles to a version that this mount has made of the same bytes, or of bytes it wrote.
+    pub(super) fn rebind(self: &Arc<Self>, inode: &Inode, object: &Object) {
+        let (handles, writing) = {
+            let state = inode.state.lock();
+            (state.handles.clone(), state.writer.is_some())
+        };
+        for handle in handles.iter().filter_map(std::sync::Weak::upgrade) {
+            // With a writer present reads go through it; a reader pinned before it came is out of date.
+            handle.set_reader((!writing).then(|| self.reads.reader(object.clone())));
+        }
+    }
+
+    /// close(2): stores everything, and says so. Called once for each descriptor of the handle, by process `pid`.
+    ///
+    /// A shell's `> file` and dd(1) open a file, duplicate the descriptor and close the first one before a byte is
+    /// written: storing the empty file then would cost a request, and destroy the old content before there is a new
+    /// one. While nothing was written and the same process has another descriptor, it is left to that one's close.
+    pub async fn flush(self: &Arc<Self>, fh: Fh, pid: u32) -> Result<()> {
+        let handle = self.handles.file(fh)?;
+        if !handle.write {
+            return Ok(());
+        }
+        if !handle.inode.state.lock().wrote && self.has_other_descriptor(&handle.inode, pid).await {
+            return Ok(());
+        }
+        let result = self.commit(&handle.inode).await;
+        if result.is_err() {
+            self.forget_pages(&handle.inode);
+        }
+        result
+    }
+
+    async fn has_other_descriptor(&self, inode: &Inode, pid: u32) -> bool {
+        let Some((_, name)) = self.inodes.place(inode.ino) else { return false };
+        // Looking the descriptor up by number would be a request to this very file system, so the path decides.
+        let shown = format!("/{name}");
+        let scan = tokio::task::spawn_blocking(move || {
+            let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+            entries.flatten().any(|entry| {
+                let path = std::fs::read_link(entry.path());
+                path.is_ok_and(|p| p.as_os_str().as_encoded_bytes().ends_with(shown.as_bytes()))
+                    && is_writable(pid, &entry.file_name().to_string_lossy())
+            })
+        });
+        // A process closes descriptors in exec(2) while it holds the lock that reading its /proc takes: the scan then
+        // waits for the very answer it is made for. Such a descriptor was inherited, so its owner has another one.
+        match tokio::time::timeout(SCAN_PATIENCE, scan).await {
+            Ok(found) => found.unwrap_or(false),
+            Err(_) => true,
+        }
+    }
+
+    pub async fn fsync(self: &Arc<Self>, fh: Fh) -> Result<()> {
+        let handle = self.handles.file(fh)?;
+        self.commit(&handle.inode).await?;
+        self.store_attr(&handle.inode).await
+    }
+
+    /// What the kernel shows is not what is stored.
+    fn forget_pages(self: &Arc<Self>, inode: &Inode) {
+        inode.state.lock().pages = None;
+        self.invalidate(inode.ino);
+    }
+
+    /// The last descriptor is closed. Stores what no flush did (NFS, a process that died while mapping); an error
+    /// here reaches only the log.
+    pub async fn release(self: &Arc<Self>, fh: Fh) -> Result<()> {
+        let handle = self.handles.remove_file(fh)?;
+        let inode = handle.inode.clone();
+        let last_writer = {
+            let mut state = inode.state.lock();
+            if handle.write {
+                state.write_handles -= 1;
+            }
+            handle.write && state.write_handles == 0
+        };
+        let result = if last_writer { self.close_writer(&inode).await } else { Ok(()) };
+        drop(handle);
+        self.bury(&inode).await;
+        self.inodes.unpin(inode.ino);
+        result
+    }
+
+    /// Commits and lets the writer go, unless somebody opened the file for writing meanwhile.
+    pub(super) async fn close_writer(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
+        let (result, dropped, stored) = loop {
+            let unlinked = self.inodes.place(inode.ino).is_none();
+            let result = if unlinked { Ok(()) } else { self.commit(inode).await };
+            let mut state = inode.state.lock();
+            if state.write_handles > 0 {
+                break (result, None, state.stored);
+            }
+            // A truncate by path may have come between the commit and here.
+            if result.is_ok() && !unlinked && state.writer.as_ref().is_some_and(|w| w.is_dirty()) {
+                continue;
+            }
+            break (result, state.writer.take(), state.stored);
+        };
+        let key = self.inodes.key(inode.ino).ok();
+        if let Some(writer) = dropped {
+            if let Err(e) = &result {
+                error!(key = key.as_ref().map(Key::as_str), "not stored, and closed by its last handle: {e}");
+                writer.unlink().await;
+                if stored {
+                    // The old object is what there is: forget what was told of the new one.
+                    let mut state = inode.state.lock();
+                    state.confirmed = None;
+                    state.facts.meta = None;
+                    state.changed = None;
+                    if let Some(base) = writer.base() {
+                        state.attr.size = base.size;
+                    }
+                } else if let Some((parent, name)) = self.inodes.place(inode.ino) {
+                    self.inodes.unlink(inode.ino);
+                    self.listings.touch(parent, &name, false);
+                    self.invalidate_entry(parent, &name);
+                }
+                self.forget_pages(inode);
+            } else if let Some(object) = writer.base() {
+                self.rebind(inode, &object);
+            }
+        }
+        self.inodes.settle(inode.ino);
+        result
+    }
+
+    /// A new object must not be stored before the delete of the old one has arrived.
+    pub(super) async fn wait_for_burial(&self, parent: Ino, name: &Name) {
+        if let Ok(key) = self.inodes.prefix(parent).and_then(|p| p.file(name)) {
+            self.graves.settled(&key).await;
+        }
+    }
+
+    /// The delete that waited for the last close of an unlinked file.
+    async fn bury(self: &Arc<Self>, inode: &Arc<Inode>) {
+        if self.inodes.place(inode.ino).is_some() {
+            return;
+        }
+        let open = inode.state.lock().handles.iter().any(|h| h.strong_count() > 0);
+        let Some(key) = self.inodes.last_key(inode.ino).filter(|_| !open) else { return };
+        let Some(_burial) = self.graves.claim(&key) else { return };
+        let etag = inode.state.lock().facts.etag.clone();
+        let result = match self.s3.head(&key, None).await {
+            // Somebody else's new object under the old name is not ours to delete.
+            Ok(meta) if etag.is_some_and(|e| e != meta.etag) => Ok(()),
+            Ok(_) => self.s3.delete(&key, None).await,
+            Err(e) if e.kind() == Kind::NotFound => Ok(()),
+            Err(e) => Err(e),
+        };
+        if let Err(e) = result {
+            warn!("an unlinked file could not be deleted at its last close and will show up again: {e}");
+        }
+    }
+}
+
+/// Whether descriptor `fd` of `pid` was opened for writing.
+fn is_writable(pid: u32, fd: &str) -> bool {
+    let Ok(info) = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")) else { return false };
+    let flags = info.lines().find_map(|l| l.strip_prefix("flags:")).map(str::trim);
+    let flags = flags.and_then(|f| i32::from_str_radix(f, 8).ok()).unwrap_or(0);
+    flags & libc::O_ACCMODE != libc::O_RDONLY
+}
