@@ -965,47 +965,6 @@ async fn a_refused_upload_gets_its_answer_and_keeps_the_connection() {
     assert_eq!(server.store().get(BUCKET, "k").unwrap(), "x");
 }
 
-/// Not a benchmark, but what a benchmark would be spoilt by.
-#[test]
-#[ignore = "measures"]
-fn throughput() {
-    use std::io::{Read, Write};
-    let server = Server::start_thread(Options::with_bucket(BUCKET)).unwrap();
-    server.store().put_synthetic(BUCKET, "synthetic", 8 << 30);
-    server.knobs().set(|b| b.cheap_etags = true);
-    server.store().put(BUCKET, "memory", vec![7; 64 << 20]);
-    let client = Client::new(&server, Some(server.keys()));
-    for (key, size, times) in [("synthetic", 8_u64 << 30, 1), ("memory", 64 << 20, 64)] {
-        let begun = std::time::Instant::now();
-        let url = client.url(&Method::GET, key, &[]);
-        let mut buffer = vec![0; 1 << 20];
-        for _ in 0..times {
-            let mut stream = std::net::TcpStream::connect(server.address()).unwrap();
-            let target = format!("{}?{}", url.path(), url.query().unwrap());
-            write!(stream, "GET {target} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", server.address()).unwrap();
-            let mut got = 0;
-            loop {
-                match stream.read(&mut buffer).unwrap() {
-                    0 => break,
-                    n => got += n as u64,
-                }
-            }
-            assert!(got > size);
-        }
-        let rate = (size * times) as f64 / begun.elapsed().as_secs_f64() / 1e9;
-        println!("GET {key}: {rate:.2} GB/s");
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let body = bytes::Bytes::from(vec![7; 64 << 20]);
-    let begun = std::time::Instant::now();
-    runtime.block_on(async {
-        for _ in 0..16 {
-            assert_eq!(client.put("put", &[], body.clone()).await.status(), 200);
-        }
-    });
-    println!("PUT: {:.2} GB/s", (16 * body.len()) as f64 / begun.elapsed().as_secs_f64() / 1e9);
-}
-
 fn sha256(bytes: &[u8]) -> [u8; 32] {
     use s3s::crypto::Checksum as _;
     s3s::crypto::Sha256::checksum(bytes)
