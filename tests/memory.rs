@@ -12,7 +12,7 @@ const MEMORY: u64 = 64;
 const BESIDES: u64 = 64;
 
 fn gibibytes() -> u64 {
-    if quick() { 2 } else { 4 }
+    if quick() { 2 } else { 10 }
 }
 
 /// Most memory the daemon has had so far, MiB.
