@@ -78,6 +78,11 @@ impl Fs {
             return Some(Lookup::Found(self.entry(&inode)));
         }
         match self.listings.ask(parent, name) {
+            Answer::Absent { .. } if self.is_kept(parent, name) => {
+                // Emptied on this mount: the bucket does not list it, and it is here all the same.
+                let inode = self.absorb_dir(parent, name, None, None, Instant::now(), false).ok()?;
+                Some(Lookup::Found(self.entry(&inode)))
+            }
             Answer::Absent { age } => {
                 // The inode of a name that is absent here would have been current.
                 Some(Lookup::Absent(self.settings.negative_ttl.saturating_sub(age)))

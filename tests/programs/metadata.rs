@@ -175,3 +175,18 @@ PY",
     );
     mount.umount();
 }
+
+/// A directory that was emptied here stays also when its parent is listed again after the listing of before grew old.
+// R36
+#[test]
+fn an_emptied_directory_outlives_the_listing_that_knew_it() {
+    let server = TestServer::start();
+    server.put("d/s/f", b"x");
+    server.put("d/g", b"x");
+    let mount = TestMount::with(&server, &["metadata_ttl=1s"]);
+    assert_eq!(mount.sh("ls d/s; rm d/s/f; sleep 1.3; ls d; cat d/g"), "f\ng\ns\nx");
+    mount.sh(
+        "sleep 0.6; test -d d/s; ls -A d/s; sleep 1.2; ls d; stat d/s; find d -type d -empty -delete; test ! -e d/s",
+    );
+    mount.umount();
+}
