@@ -247,3 +247,25 @@ fn regression_truncate_while_the_last_handle_closes() {
     }
     mount.umount();
 }
+
+/// The delete that waits for the last close of an unlinked file took the file that was renamed to its name meanwhile.
+#[test]
+fn regression_rename_to_a_name_whose_delete_waits() {
+    let server = TestServer::start();
+    let mount = TestMount::new(&server);
+    let (path, new) = (mount.join("f"), mount.join("new"));
+    for round in 0..200 {
+        fs::write(&path, format!("old {round}")).unwrap();
+        // The release of this handle is still on its way when the name is removed.
+        assert_eq!(fs::read(&path).unwrap(), format!("old {round}").into_bytes());
+        fs::remove_file(&path).unwrap();
+        fs::write(&new, format!("new {round}")).unwrap();
+        fs::rename(&new, &path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), format!("new {round}").into_bytes());
+        // rclone is a process each time, so not every round asks the bucket itself.
+        if round % 20 == 0 {
+            assert_eq!(server.get("f"), format!("new {round}").into_bytes(), "round {round}");
+        }
+    }
+    mount.umount();
+}

@@ -67,7 +67,7 @@ impl Fs {
             return Err(Error::new(Kind::NotPermitted, "make a device, pipe or socket").with_key(name));
         }
         self.must_be_new(parent, name).await?;
-        let inode = self.new_file(parent, name, perm, owner, true)?;
+        let inode = self.new_file(parent, name, perm, owner, true).await?;
         let result = self.close_writer(&inode).await;
         result.map(|()| self.entry(&inode))
     }
@@ -99,7 +99,7 @@ impl Fs {
         let mut object = self.object_for("", &attr);
         object.headers.content_type = Some("application/octet-stream".into());
         let body = Payload::from(Bytes::copy_from_slice(target.as_bytes()));
-        self.graves.reuse(&key);
+        self.graves.reuse(&key).await;
         let stored = self.put_link(&key, body, &object).await?;
         let inode = self.inodes.remember_kind(parent, name, key.as_str(), Some(FileKind::Symlink), || {
             State::new(attr, Facts::default(), true)

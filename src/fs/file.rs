@@ -333,13 +333,13 @@ impl Fs {
             let opened = self.open(existing.ino, mode).await?;
             return Ok((self.entry(&existing), opened));
         }
-        let inode = self.new_file(parent, name, perm, owner, mode.exclusive)?;
+        let inode = self.new_file(parent, name, perm, owner, mode.exclusive).await?;
         let opened = self.add_handle(&inode, OpenMode { write: true, ..mode }, None, true);
         Ok((self.entry(&inode), opened))
     }
 
     /// A file that exists on this mount alone until it is committed.
-    pub(super) fn new_file(
+    pub(super) async fn new_file(
         self: &Arc<Self>,
         parent: Ino,
         name: &Name,
@@ -364,7 +364,7 @@ impl Fs {
         };
         let object = self.object_for(name.as_str(), &attr);
         // A grave here means that the bucket still holds the old object: the commit replaces it.
-        let buried = self.graves.reuse(&key);
+        let buried = self.graves.reuse(&key).await;
         let condition =
             if exclusive && self.settings.conditional && !buried { Condition::Absent } else { Condition::None };
         let writer = Writer::new(self.writes.clone(), key.clone(), None, object, condition);

@@ -41,10 +41,19 @@ impl Graves {
         self.keys.lock().insert(key, Stage::Waiting);
     }
 
-    /// The name is used again: whether the bucket still holds the old object, which is now the new file's to replace.
-    pub fn reuse(&self, key: &Key) -> bool {
-        let mut keys = self.keys.lock();
-        keys.get(key) == Some(&Stage::Waiting) && keys.remove(key).is_some()
+    /// The name is used again: waits for a delete that is under way, and from then on none begins. Whether the bucket
+    /// still holds the old object, which is now the new file's to replace.
+    pub async fn reuse(&self, key: &Key) -> bool {
+        loop {
+            self.settled(key).await;
+            let mut keys = self.keys.lock();
+            match keys.get(key) {
+                None => return false,
+                Some(Stage::Waiting) => return keys.remove(key).is_some(),
+                // The last close came in between.
+                Some(Stage::Deleting) => {}
+            }
+        }
     }
 
     /// Waits until no delete of `key` is under way; the delete has the deadline of every request.
@@ -91,10 +100,12 @@ mod tests {
         let (graves, key) = (Graves::default(), Key::new("a").unwrap());
         graves.dig(key.clone());
         let burial = graves.claim(&key).unwrap();
-        assert!(graves.claim(&key).is_none() && graves.contains(&key) && !graves.reuse(&key));
+        assert!(graves.claim(&key).is_none() && graves.contains(&key));
         let patience = Duration::from_millis(20);
         assert!(tokio::time::timeout(patience, graves.settled(&key)).await.is_err());
-        let (_, ()) = tokio::join!(graves.settled(&key), async { drop(burial) });
+        assert!(tokio::time::timeout(patience, graves.reuse(&key)).await.is_err());
+        let (reused, ()) = tokio::join!(graves.reuse(&key), async { drop(burial) });
+        assert!(!reused);
         assert!(!graves.contains(&key) && graves.claim(&key).is_none());
     }
 
@@ -102,7 +113,6 @@ mod tests {
     async fn a_name_that_is_used_again_is_not_deleted() {
         let (graves, key) = (Graves::default(), Key::new("a").unwrap());
         graves.dig(key.clone());
-        graves.settled(&key).await;
-        assert!(graves.reuse(&key) && graves.claim(&key).is_none() && graves.all().is_empty());
+        assert!(graves.reuse(&key).await && graves.claim(&key).is_none() && graves.all().is_empty());
     }
 }

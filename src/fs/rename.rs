@@ -74,14 +74,15 @@ impl Fs {
         let _changing = source.changing.lock().await;
         let old = self.inodes.key(source.ino)?;
         let new = self.inodes.prefix(to.0)?.file(to.1)?;
-        self.graves.settled(&new).await;
+        // Before the copy: a delete that waits for the last close of what was here must not take what comes here.
+        let buried = self.graves.reuse(&new).await;
         let (writer, stored, _) = self.usage(source);
         if let Some(w) = &writer
             && !stored
             && w.rekey(new.clone()).is_ok()
         {
             // The target's object stays in the bucket until this file's commit replaces it.
-            let replaces = target.is_some_and(|t| t.state.lock().stored) || self.graves.reuse(&new);
+            let replaces = target.is_some_and(|t| t.state.lock().stored) || buried;
             self.moved(source, from, to, target).await?;
             source.state.lock().stored |= replaces;
             return Ok(());
@@ -124,7 +125,6 @@ impl Fs {
             other => other?,
         };
         self.s3.delete(&old, None).await?;
-        self.graves.reuse(&new);
         self.moved(source, from, to, target).await?;
         {
             let mut state = source.state.lock();
