@@ -588,6 +588,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 async fn run(ops: Vec<Op>, memory: usize, stream_after: u64, equal_parts: bool) {
+    let faults = ops.iter().any(|op| matches!(op, Op::Broken(_)));
     let mut settings = WriteSettings { stream_after, ..small() };
     settings.limits.equal_parts = equal_parts;
     let t = world(memory, settings).await;
