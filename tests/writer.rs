@@ -113,6 +113,10 @@ impl World {
     async fn has_let_go(&self) {
         assert!(self.io.drain(Duration::from_secs(20)).await);
         assert_eq!(self.io.memory(), 0);
+        let log = self.server.log();
+        let failed = log.iter().filter(|r| r.operation == "AbortMultipartUpload" && r.status >= 500).count();
+        let left = self.server.store().uploads(BUCKET);
+        assert!(left.len() <= failed, "{left:?} left, and {failed} aborts failed");
     }
 }
 
