@@ -25,6 +25,7 @@ mod request;
 mod sign_v2;
 mod tagging;
 mod types;
+mod versions;
 mod xml;
 
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub use body::Body;
 pub use object::Get;
 pub use operation::RequestCounts;
 pub use types::*;
+pub use versions::{ObjectVersion, Restoring, VersionMarker, VersionPage, VersionQuery};
 
 use crate::config::credentials::Credentials;
 use crate::error::{Error, Kind, Result};
