@@ -4,12 +4,20 @@
 //!    and exit codes.
 //! 2. A daemon in the background is started before this process has any thread: see [`launch`].
 
+mod cp;
 mod demo;
 mod helper;
 mod install;
 mod launch;
+mod ls;
 mod mount;
+mod print;
+mod progress;
+mod rm;
+mod store;
+mod transfer;
 mod umount;
+mod uploads;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -67,6 +75,16 @@ enum Command {
     Demo(DemoArgs),
     /// Let mount(8) and /etc/fstab know the type fuse.xosfs.
     InstallHelper(InstallArgs),
+    /// List objects, or the buckets.
+    Ls(ls::LsArgs),
+    /// Show what is known of an object or a bucket.
+    Stat(ls::StatArgs),
+    /// Copy between files and the store, or inside the store.
+    Cp(cp::CpArgs),
+    /// Delete objects.
+    Rm(rm::RmArgs),
+    /// Multipart uploads in progress: list and abort them.
+    Uploads(uploads::UploadsArgs),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -149,6 +167,11 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Command::Umount(args) => umount::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::InstallHelper(args) => install::run(&args),
+        Command::Ls(args) => ls::ls(&args),
+        Command::Stat(args) => ls::stat(&args),
+        Command::Cp(args) => cp::run(&args),
+        Command::Rm(args) => rm::run(&args),
+        Command::Uploads(args) => uploads::run(&args),
     };
     finish("xosfs", result, 2, 1)
 }
