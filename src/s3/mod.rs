@@ -15,6 +15,8 @@ mod acl;
 mod address;
 mod body;
 mod bucket;
+mod configuration;
+mod documents;
 mod failure;
 mod headers;
 mod list;
@@ -22,9 +24,12 @@ mod multipart;
 mod object;
 mod operation;
 mod request;
+
+mod shape;
 mod sign_v2;
 mod tagging;
 mod types;
+mod versions;
 mod xml;
 
 use std::sync::Arc;
@@ -38,9 +43,13 @@ use url::Url;
 pub use acl::canned_name;
 pub use address::Addressing;
 pub use body::Body;
+pub use bucket::check_bucket_name;
+pub use configuration::*;
+pub use documents::Document;
 pub use object::Get;
 pub use operation::RequestCounts;
 pub use types::*;
+pub use versions::{ObjectVersion, Restoring, VersionMarker, VersionPage, VersionQuery};
 
 use crate::config::credentials::Credentials;
 use crate::error::{Error, Kind, Result};
