@@ -39,7 +39,7 @@ pub(super) enum Copying {
     /// From the source; the class has to be sent along.
     Keep { class: Option<String> },
     /// Given. Tags and ACL of it are not looked at: those are the source's in any case.
-    Replace(NewObject),
+    Replace(Box<NewObject>),
 }
 
 impl Fs {
@@ -59,7 +59,7 @@ impl Fs {
         if from.size > self.settings.copy_threshold || may_be_link(from.size, Some(&from.id.etag)) {
             let object = async {
                 match how {
-                    Copying::Replace(object) => Ok(object),
+                    Copying::Replace(object) => Ok(*object),
                     Copying::Keep { .. } => {
                         self.s3.head(&from.id.key, None).await.map(|meta| self.headers_carried(&meta))
                     }
@@ -83,7 +83,7 @@ impl Fs {
             }
             // The tags are the source's: nobody has to ask for them.
             Copying::Replace(object) => {
-                Directive::Replace { object: NewObject { acl: acl.canned(), ..object }, tags: false }
+                Directive::Replace { object: NewObject { acl: acl.canned(), ..*object }, tags: false }
             }
         };
         let stored = self.s3.copy(&source, to, &directive, &Condition::None).await?;
@@ -154,7 +154,7 @@ impl Fs {
         edit(&mut object);
         let from = self.stored_object(inode, key.clone())?;
         let known = inode.state.lock().known(self.settings.metadata_ttl);
-        let (stored, known) = self.copy_object(&from, &key, Copying::Replace(object.clone()), known).await?;
+        let (stored, known) = self.copy_object(&from, &key, Copying::Replace(Box::new(object.clone())), known).await?;
         let id = ObjectId { key, etag: stored.etag.clone(), version: stored.version.clone() };
         let now_object = Object { id, size: from.size };
         let meta = ObjectMeta {

@@ -127,7 +127,7 @@ impl Fs {
             }
         };
         let how = || match &replace {
-            Some(object) => Copying::Replace(object.clone()),
+            Some(object) => Copying::Replace(Box::new(object.clone())),
             None => Copying::Keep { class: class.clone() },
         };
         let known = source.state.lock().known(self.settings.metadata_ttl);
