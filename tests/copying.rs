@@ -11,6 +11,7 @@ use xosfs::Kind;
 use xosfs::s3::{Condition, NewObject};
 use xosfs::write::{WriteSettings, Writer};
 
+// R96
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_whole_file_is_copied_by_one_request_and_keeps_its_own_attributes() {
     let t = world(64 << 20, WriteSettings::default()).await;
@@ -273,7 +274,7 @@ async fn run(ops: Vec<Op>, memory: usize, part_copy: bool, equal_parts: bool) {
                 let Some(now) = w.base().filter(|b| b.size == base.len() as u64) else { continue };
                 match w.copy_range(&now, from, o, l).await {
                     Ok(0) => {}
-                    Ok(n) => grow(&mut model, o, &base[from as usize..(from + n) as usize].to_vec()),
+                    Ok(n) => grow(&mut model, o, &base[from as usize..(from + n) as usize]),
                     Err(e) => assert_eq!(e.kind(), Kind::Invalid),
                 }
             }

@@ -85,6 +85,8 @@ pub struct Settings {
     /// How often a failed request is sent again.
     pub retries: u32,
     pub list_version: ListVersion,
+    /// Whether keys in listings may be asked for percent-encoded. Without it keys with control characters are lost.
+    pub list_encoding: bool,
     /// Requests under way at once; a quarter is kept from bulk transfers.
     pub max_requests: usize,
     pub user_agent: String,
@@ -105,6 +107,7 @@ impl Default for Settings {
             op_timeout: Duration::from_secs(60),
             retries: 5,
             list_version: ListVersion::Auto,
+            list_encoding: true,
             max_requests: 64,
             user_agent: concat!("xosfs/", env!("CARGO_PKG_VERSION")).into(),
             requester_pays: false,
@@ -199,6 +202,7 @@ impl S3 {
         let place = RwLock::new(Place { region, endpoint, in_host });
         let learned = Learned::default();
         learned.list_v1.store(shared.settings.list_version == ListVersion::V1, Ordering::Relaxed);
+        learned.no_encoding.store(!shared.settings.list_encoding, Ordering::Relaxed);
         S3(Arc::new(Inner { shared, bucket, place, learned }))
     }
 
@@ -215,6 +219,11 @@ impl S3 {
     /// For messages and `user.s3.uri`; the default one when none was given.
     pub fn endpoint(&self) -> &str {
         self.shared().settings.endpoint.as_deref().unwrap_or("https://s3.amazonaws.com")
+    }
+
+    /// The endpoint as set; `None` is AWS.
+    pub fn own_endpoint(&self) -> Option<&str> {
+        self.shared().settings.endpoint.as_deref()
     }
 
     /// The region requests are signed for: as set, or as the store corrected it.
