@@ -17,6 +17,7 @@ mod graves;
 mod habit;
 mod handle;
 pub mod inode;
+mod kept;
 mod known;
 mod listing;
 mod lookup;

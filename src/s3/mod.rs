@@ -15,6 +15,8 @@ mod acl;
 mod address;
 mod body;
 mod bucket;
+mod configuration;
+mod documents;
 mod failure;
 mod headers;
 mod list;
@@ -22,13 +24,16 @@ mod multipart;
 mod object;
 mod operation;
 mod request;
+
+mod shape;
 mod sign_v2;
 mod tagging;
 mod types;
+mod versions;
 mod xml;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
@@ -38,9 +43,13 @@ use url::Url;
 pub use acl::canned_name;
 pub use address::Addressing;
 pub use body::Body;
+pub use bucket::check_bucket_name;
+pub use configuration::*;
+pub use documents::Document;
 pub use object::Get;
 pub use operation::RequestCounts;
 pub use types::*;
+pub use versions::{ObjectVersion, Restoring, VersionMarker, VersionPage, VersionQuery};
 
 use crate::config::credentials::Credentials;
 use crate::error::{Error, Kind, Result};
@@ -157,6 +166,8 @@ struct Learned {
     unquoted_match: AtomicBool,
     no_conditions: AtomicBool,
     no_delete_many: AtomicBool,
+    /// Whether tags sent with a multipart upload arrive: [`tagging`] has the values.
+    upload_tags: AtomicU8,
 }
 
 impl S3 {
