@@ -246,6 +246,11 @@ impl Inodes {
         self.inner.lock().nodes.get(&ino)?.place.clone()
     }
 
+    /// Whether it has a name: not once it is unlinked.
+    pub fn is_linked(&self, ino: Ino) -> bool {
+        ino == ROOT || self.inner.lock().nodes.get(&ino).is_some_and(|n| n.place.is_some())
+    }
+
     /// The inode of `name`, made with `state` when there is none. An existing inode of another kind (a directory
     /// where a file was) is unlinked and replaced: it is another object.
     pub fn remember(
