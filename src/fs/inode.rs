@@ -58,8 +58,14 @@ pub struct State {
     pub has_marker: bool,
     /// Directory: what its marker says of mode, owner and times is known, or that there is none.
     pub marker_told: bool,
+    /// Directory: this mount added or removed a name, which no marker tells of.
+    pub touched: bool,
     /// Bytes were written since the last commit, not only a file made or emptied.
     pub wrote: bool,
+    /// Tags and ACL, as far as they are known.
+    pub learnt: Option<super::kept::Learnt>,
+    /// The writer's object lacks the tags and the ACL that the stored one has: they are asked for before the commit.
+    pub keeps_unasked: bool,
 }
 
 impl State {
@@ -79,7 +85,10 @@ impl State {
             odd_marker: None,
             has_marker: false,
             marker_told: false,
+            touched: false,
             wrote: false,
+            learnt: None,
+            keeps_unasked: false,
         }
     }
 
