@@ -4,6 +4,7 @@
 //!    and exit codes.
 //! 2. A daemon in the background is started before this process has any thread: see [`launch`].
 
+mod complete;
 mod cp;
 mod demo;
 mod helper;
@@ -14,6 +15,7 @@ mod mount;
 mod print;
 mod progress;
 mod rm;
+mod status;
 mod store;
 mod transfer;
 mod umount;
@@ -73,6 +75,16 @@ enum Command {
     Umount(UmountArgs),
     /// Try it: an S3 server inside this process, with a bucket mounted from it.
     Demo(DemoArgs),
+    /// What mounts are doing: requests, errors, cache, memory, what is not stored.
+    Status(status::StatusArgs),
+    /// Store everything that a mount has not stored yet, and say what could not be.
+    Flush(status::FlushArgs),
+    /// Forget listings and attributes, so that changes made elsewhere show now.
+    Refresh(status::RefreshArgs),
+    /// Print the completions of a shell.
+    Completions(complete::CompletionArgs),
+    /// Print the manual page.
+    Man(complete::ManArgs),
     /// Let mount(8) and /etc/fstab know the type fuse.xosfs.
     InstallHelper(InstallArgs),
     /// List objects, or the buckets.
@@ -172,6 +184,11 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Command::Cp(args) => cp::run(&args),
         Command::Rm(args) => rm::run(&args),
         Command::Uploads(args) => uploads::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Flush(args) => status::flush(&args),
+        Command::Refresh(args) => status::refresh(&args),
+        Command::Completions(args) => complete::completions(&args, Cli::command()),
+        Command::Man(args) => complete::man(&args, Cli::command()),
     };
     finish("xosfs", result, 2, 1)
 }

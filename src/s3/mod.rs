@@ -33,7 +33,7 @@ mod versions;
 mod xml;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
@@ -166,6 +166,8 @@ struct Learned {
     unquoted_match: AtomicBool,
     no_conditions: AtomicBool,
     no_delete_many: AtomicBool,
+    /// Whether tags sent with a multipart upload arrive: [`tagging`] has the values.
+    upload_tags: AtomicU8,
 }
 
 impl S3 {
