@@ -11,6 +11,7 @@ mod attribute;
 mod change;
 mod close;
 mod copy;
+mod copy_range;
 mod drain;
 pub mod file;
 mod graves;
@@ -90,6 +91,8 @@ pub struct Settings {
 pub struct Entry {
     pub ino: Ino,
     pub attr: Attr,
+    /// Names of it: 0 once it is unlinked and still open. A directory has 1 whatever is in it.
+    pub links: u32,
     /// How long the kernel may believe it.
     pub ttl: Duration,
 }
