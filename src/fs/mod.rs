@@ -13,6 +13,7 @@ mod close;
 mod copy;
 mod drain;
 pub mod file;
+mod grants;
 mod graves;
 mod habit;
 mod handle;
@@ -121,6 +122,7 @@ pub struct Fs {
     hidden_logged: Mutex<Option<Instant>>,
     acl_unsupported: AtomicBool,
     tags_unsupported: AtomicBool,
+    restore_unsupported: AtomicBool,
     stopping: AtomicBool,
     mounted: SystemTime,
 }
@@ -143,8 +145,9 @@ impl Fs {
             seen_folder_suffix: AtomicBool::new(false),
             hidden: AtomicU64::new(0),
             hidden_logged: Mutex::new(None),
-            acl_unsupported: AtomicBool::new(false),
-            tags_unsupported: AtomicBool::new(false),
+            acl_unsupported: AtomicBool::new(!settings.provider.acl.supported),
+            tags_unsupported: AtomicBool::new(!settings.provider.tags.supported),
+            restore_unsupported: AtomicBool::new(settings.provider.restore.is_none()),
             stopping: AtomicBool::new(false),
             mounted,
             s3,

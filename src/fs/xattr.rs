@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Fs;
 use super::attr::{FileKind, is_posix_name};
-use super::attribute::{
-    Attribute, Edit, canned, edit_tag, format_grants, format_tags, get_from_meta, get_uncommitted, invalid,
-};
+use super::attribute::{Attribute, Edit, edit_tag, format_tags, get_from_meta, get_uncommitted, invalid};
+use super::grants;
 use super::inode::{Ino, Inode, ROOT};
+use super::kept::{KeptAcl, Known, Tags, edit_writer};
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
 use crate::s3::{Acl, AclChange, NewObject, ObjectMeta, canned_name};
@@ -82,24 +82,62 @@ impl Fs {
         })
     }
 
-    async fn ask_acl(&self, key: &Key) -> Result<Acl> {
-        self.if_supported(&self.acl_unsupported, self.s3.object_acl(key, None)).await
+    async fn ask_acl(&self, inode: &Inode, key: &Key) -> Result<Acl> {
+        let acl = self.if_supported(&self.acl_unsupported, self.s3.object_acl(key, None)).await?;
+        inode.state.lock().learn(Known { tags: None, acl: Some(KeptAcl::of(acl.clone())) });
+        Ok(acl)
     }
 
-    async fn set_acl(&self, key: &Key, change: &AclChange) -> Result<()> {
-        self.if_supported(&self.acl_unsupported, self.s3.set_object_acl(key, None, change)).await
+    async fn set_acl(&self, inode: &Inode, key: &Key, change: AclChange) -> Result<()> {
+        self.if_supported(&self.acl_unsupported, self.s3.set_object_acl(key, None, &change)).await?;
+        let acl = match change {
+            AclChange::Canned(name) if name == "private" => KeptAcl::Private,
+            AclChange::Canned(name) => KeptAcl::Canned(name),
+            AclChange::Full(acl) => KeptAcl::of(acl),
+        };
+        let writer = {
+            let mut state = inode.state.lock();
+            state.learn(Known { tags: None, acl: Some(acl.clone()) });
+            state.writer.clone()
+        };
+        // Somebody has the file open for writing: the next commit has to carry it.
+        if let Some(w) = writer {
+            edit_writer(&w, &mut |object| acl.put_into(object));
+        }
+        Ok(())
     }
 
-    async fn ask_tags(&self, key: &Key) -> Result<Vec<(String, String)>> {
-        self.if_supported(&self.tags_unsupported, self.s3.tags(key, None)).await
+    async fn ask_tags(&self, inode: &Inode, key: &Key) -> Result<Tags> {
+        let tags = self.if_supported(&self.tags_unsupported, self.s3.tags(key, None)).await?;
+        inode.state.lock().learn(Known { tags: Some(tags.clone()), acl: None });
+        Ok(tags)
     }
 
     /// None are removed: an empty set is not one that every store takes.
-    async fn put_tags(&self, key: &Key, tags: &[(String, String)]) -> Result<()> {
+    async fn put_tags(&self, inode: &Inode, key: &Key, tags: &Tags) -> Result<()> {
         if tags.is_empty() {
-            return self.if_supported(&self.tags_unsupported, self.s3.delete_tags(key, None)).await;
+            self.if_supported(&self.tags_unsupported, self.s3.delete_tags(key, None)).await?;
+        } else {
+            self.if_supported(&self.tags_unsupported, self.s3.set_tags(key, None, tags)).await?;
         }
-        self.if_supported(&self.tags_unsupported, self.s3.set_tags(key, None, tags)).await
+        let writer = {
+            let mut state = inode.state.lock();
+            state.learn(Known { tags: Some(tags.clone()), acl: None });
+            state.writer.clone()
+        };
+        if let Some(w) = writer {
+            edit_writer(&w, &mut |object| object.tags = tags.clone());
+        }
+        Ok(())
+    }
+
+    /// Before tags or ACL of a file with unstored content are read or changed: what it keeps of the stored one.
+    async fn keep_of_dirty(&self, inode: &Arc<Inode>) -> Result<()> {
+        let writer = inode.state.lock().writer.clone();
+        match writer.filter(|w| w.is_dirty()) {
+            Some(w) => self.keep_tags_and_acl(inode, &w).await,
+            None => Ok(()),
+        }
     }
 
     /// Requests: one for tags, ACL, owner; one HEAD for the rest unless it is known; none for `uri`.
@@ -131,29 +169,33 @@ impl Fs {
             };
             return Ok(format!("s3://{}/{key}", self.s3.bucket()).into_bytes());
         }
+        if attribute.is_of_tags_or_acl() {
+            self.keep_of_dirty(&inode).await?;
+        }
         if let Some(object) = self.uncommitted(&inode) {
             return get_uncommitted(&attribute, &object).ok_or_else(none);
         }
         let key = self.attribute_key(&inode).await?;
         let value = match &attribute {
             Attribute::Acl => {
-                let acl = self.ask_acl(&key).await?;
+                let acl = self.ask_acl(&inode, &key).await?;
                 canned_name(&acl).unwrap_or("custom").to_owned()
             }
-            Attribute::Grants => format_grants(&self.ask_acl(&key).await?),
+            Attribute::Grants => grants::format_lines(&self.ask_acl(&inode, &key).await?),
+            Attribute::AclJson => grants::format_json(&self.ask_acl(&inode, &key).await?),
             Attribute::Owner => {
-                let acl = self.ask_acl(&key).await?;
+                let acl = self.ask_acl(&inode, &key).await?;
                 match acl.owner_name.filter(|n| !n.is_empty()) {
                     Some(display) => format!("{} {display}", acl.owner_id),
                     None => acl.owner_id,
                 }
             }
-            Attribute::Tags => match self.ask_tags(&key).await? {
+            Attribute::Tags => match self.ask_tags(&inode, &key).await? {
                 tags if tags.is_empty() => return Err(none()),
                 tags => format_tags(&tags),
             },
             Attribute::Tag(tag) => {
-                let tags = self.ask_tags(&key).await?;
+                let tags = self.ask_tags(&inode, &key).await?;
                 tags.into_iter().find(|(k, _)| k == tag).map(|(_, v)| v).ok_or_else(none)?
             }
             _ => {
@@ -232,19 +274,27 @@ impl Fs {
         let inode = self.inodes.get(ino)?;
         if ino == ROOT {
             return match (&attribute, value) {
-                (Attribute::BucketAcl, Some(v)) => self.s3.set_bucket_acl(&AclChange::Canned(canned(v)?)).await,
+                (Attribute::BucketAcl, Some(v)) => {
+                    self.s3
+                        .set_bucket_acl(&AclChange::Canned(grants::canned(v, &self.settings.provider.acl, true)?))
+                        .await
+                }
                 (Attribute::BucketAcl, None) => self.s3.set_bucket_acl(&AclChange::Canned("private".into())).await,
                 (Attribute::BucketLocation, _) => Err(Kind::NotPermitted.into()),
                 _ => Err(Error::new(Kind::Unsupported, "set on the root of a mount").with_key(name)),
             };
         }
         // Checked before anything is sent.
-        let edit = Edit::of(&attribute, name, value)?;
+        let edit = Edit::of(&attribute, name, value, self.settings.provider)?;
+        let limits = &self.settings.provider.tags;
         let _changing = inode.changing.lock().await;
+        if edit.is_of_tags_or_acl() {
+            self.keep_of_dirty(&inode).await?;
+        }
         let writer = inode.state.lock().writer.clone();
         if let Some(w) = writer {
             let mut result = Ok(());
-            if w.edit_object(&mut |object| result = edit.apply_uncommitted(object)) {
+            if w.edit_object(&mut |object| result = edit.apply(object, limits)) {
                 return result;
             }
         }
@@ -253,18 +303,25 @@ impl Fs {
             _ => e,
         })?;
         match &edit {
-            Edit::Acl(canned) => self.set_acl(&key, &AclChange::Canned(canned.clone())).await,
-            Edit::Grants(grants) => {
-                // The owner element must be the real one (dialects §8).
-                let mut acl = self.ask_acl(&key).await?;
-                acl.grants = grants.clone();
-                self.set_acl(&key, &AclChange::Full(acl)).await
+            Edit::Acl(canned) => self.set_acl(&inode, &key, AclChange::Canned(canned.clone())).await,
+            Edit::Grants(wanted) => {
+                // The owner element must be the real one.
+                let now = self.ask_acl(&inode, &key).await?;
+                self.set_acl(&inode, &key, AclChange::Full(wanted.onto(now)?)).await
             }
-            Edit::Tags(tags) => self.put_tags(&key, tags).await.inspect(|()| self.tags_changed(&inode)),
+            Edit::Tags(tags) => self.put_tags(&inode, &key, tags).await,
+            // XOS-TAG-05: a set is only ever replaced as a whole.
             Edit::Tag(tag, value) => {
-                let mut tags = self.ask_tags(&key).await?;
-                edit_tag(&mut tags, tag, value.as_deref())?;
-                self.put_tags(&key, &tags).await.inspect(|()| self.tags_changed(&inode))
+                let mut tags = self.ask_tags(&inode, &key).await?;
+                edit_tag(&mut tags, tag, value.as_deref(), limits)?;
+                self.put_tags(&inode, &key, &tags).await
+            }
+            Edit::Restore(days, tier) => {
+                let request = self.s3.restore(&key, None, *days, tier.as_deref());
+                self.if_supported(&self.restore_unsupported, request).await?;
+                // HEAD tells how far it is.
+                inode.state.lock().facts.meta = None;
+                Ok(())
             }
             Edit::Class(_) | Edit::Header(..) | Edit::Metadata(..) => {
                 if inode.kind() == FileKind::Dir {
@@ -272,19 +329,11 @@ impl Fs {
                 }
                 let edit = edit.clone();
                 let apply = move |object: &mut NewObject| {
-                    // Cannot fail: only tags have limits to check here.
-                    let _ = edit.apply_uncommitted(object);
+                    // Cannot fail: only tags have limits.
+                    let _ = edit.apply(object, limits);
                 };
                 self.self_copy(&inode, &apply).await
             }
-        }
-    }
-
-    /// Tags are carried by rewrites and renames: the count that was known is not right any more.
-    fn tags_changed(&self, inode: &Inode) {
-        let mut state = inode.state.lock();
-        if let Some(meta) = state.facts.meta.take() {
-            state.facts.meta = Some(Arc::new(ObjectMeta { tag_count: None, ..(*meta).clone() }));
         }
     }
 }

@@ -22,6 +22,7 @@ mod multipart;
 mod object;
 mod operation;
 mod request;
+mod restore;
 mod sign_v2;
 mod tagging;
 mod types;

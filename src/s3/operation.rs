@@ -46,6 +46,7 @@ operations! {
     GetObjectTagging: "s3:GetObjectTagging",
     PutObjectTagging: "s3:PutObjectTagging",
     DeleteObjectTagging: "s3:DeleteObjectTagging",
+    RestoreObject: "s3:RestoreObject",
     HeadBucket: "s3:ListBucket",
     CreateBucket: "s3:CreateBucket",
     DeleteBucket: "s3:DeleteBucket",
