@@ -73,6 +73,25 @@ pub(super) enum Attribute {
 }
 
 impl Attribute {
+    /// Those that a listing of everything tries, by what follows `user.s3.`: the first of each group tells for all of
+    /// them.
+    pub(super) const GROUPS: &[&[&str]] = &[
+        &["acl", "acl.grants", "acl.json", "owner"],
+        &["cache-control"],
+        &["content-disposition"],
+        &["content-encoding"],
+        &["content-language"],
+        &["content-type"],
+        &["etag", "last-modified", "restore", "size", "storage-class"],
+        &["expires"],
+        &["sse"],
+        &["tags"],
+        &["uri"],
+        &["version-id"],
+        &["bucket.acl"],
+        &["bucket.location"],
+    ];
+
     /// Errors: [`Kind::Unsupported`] for other namespaces, [`Kind::NoAttribute`] for an unknown `user.s3.*`.
     pub(super) fn parse(name: &str) -> Result<Attribute> {
         let Some(user) = name.strip_prefix("user.") else { return Err(Kind::Unsupported.into()) };

@@ -24,13 +24,26 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// The list to be sent for an object whose list is `now`: the owner stays.
+    /// The list to be sent for an object whose list is `now`: the owner stays, with full control unless something else
+    /// is named.
     pub fn onto(&self, now: Acl) -> Result<Acl> {
         if let Some(owner) = self.owner.as_ref().filter(|o| !now.owner_id.is_empty() && **o != now.owner_id) {
             return Err(invalid("the owner of an object cannot be changed", owner));
         }
-        Ok(Acl { grants: self.grants.clone(), delivered: self.delivered.or(now.delivered), ..now })
+        let wanted = Acl { grants: self.grants.clone(), delivered: self.delivered, ..Acl::default() };
+        Ok(under_owner(&wanted, now))
     }
+}
+
+/// The grants of `acl` on an object whose list is `now`: the owner keeps full control unless `acl` has a grant for it.
+pub(super) fn under_owner(acl: &Acl, now: Acl) -> Acl {
+    let is_owner = |g: &Grant| matches!(&g.grantee, Grantee::User { id, .. } if *id == now.owner_id);
+    let mut grants = acl.grants.clone();
+    if !now.owner_id.is_empty() && !grants.iter().any(is_owner) {
+        let grantee = Grantee::User { id: now.owner_id.clone(), name: now.owner_name.clone() };
+        grants.insert(0, Grant { grantee, permission: "FULL_CONTROL".into(), delivered: None });
+    }
+    Acl { grants, delivered: acl.delivered.or(now.delivered), ..now }
 }
 
 fn group(name: &str) -> Option<Grantee> {
@@ -226,13 +239,19 @@ mod tests {
         wanted.onto(now).unwrap()
     }
 
+    /// Without the grant that the owner gets for nothing.
+    fn lines(wanted: Wanted) -> String {
+        let text = format_lines(&acl(wanted));
+        text.strip_prefix("FULL_CONTROL id=owner\n").unwrap_or(&text).to_owned()
+    }
+
     #[test]
     fn grants_are_one_a_line() {
         let text =
             "FULL_CONTROL id=owner\nREAD AllUsers\nREAD_ACP LogDelivery\nREAD uri=http://x/y\nREAD email=a@b.c\n";
         assert_eq!(format_lines(&acl(parse_lines(text, &GENERIC.acl).unwrap())), text);
         let spaced = " read   AuthenticatedUsers \n\n# nobody else\n";
-        assert_eq!(format_lines(&acl(parse_lines(spaced, &GENERIC.acl).unwrap())), "READ AuthenticatedUsers\n");
+        assert_eq!(lines(parse_lines(spaced, &GENERIC.acl).unwrap()), "READ AuthenticatedUsers\n");
         for bad in ["READ", "EAT AllUsers", "READ nobody", "READ id=", "READ AllUsers sometimes"] {
             assert_eq!(parse_lines(bad, &GENERIC.acl).unwrap_err().kind(), Kind::Invalid, "{bad}");
         }
@@ -263,7 +282,7 @@ mod tests {
             r#"{"grants":[{"grantee":{"uri":"AllUsers"},"permission":"read","delivered":true}],"delivered":false}"#;
         let wanted = parse_json(lower, &OBS.acl).unwrap();
         assert_eq!((wanted.delivered, wanted.grants[0].delivered), (Some(false), Some(true)));
-        assert_eq!(format_lines(&acl(wanted)), "READ AllUsers delivered\n");
+        assert_eq!(lines(wanted), "READ AllUsers delivered\n");
         for bad in [
             "",
             "[]",

@@ -68,6 +68,8 @@ pub struct Settings {
     pub store_attrs: bool,
     /// Changes of attributes after the commit wait this long for others, then cost one self-copy.
     pub attr_delay: Duration,
+    /// listxattr(2) names the attributes of the store, too (`xattr_list=all`), at the price of requests.
+    pub list_all_xattrs: bool,
     /// What new objects carry: class, ACL, tags, encryption, content type.
     pub new_object: NewObject,
     /// Keys that need an escape are left out of listings.

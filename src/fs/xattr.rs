@@ -13,12 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::Fs;
 use super::attr::{FileKind, is_posix_name};
 use super::attribute::{Attribute, Edit, edit_tag, format_tags, get_from_meta, get_uncommitted, invalid};
+use super::copy::apply_edits;
 use super::grants;
 use super::inode::{Ino, Inode, ROOT};
 use super::kept::{KeptAcl, Known, Tags, edit_writer};
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
-use crate::s3::{Acl, AclChange, NewObject, ObjectMeta, canned_name};
+use crate::s3::{Acl, AclChange, Headers, NewObject, ObjectMeta, canned_name};
 
 impl Fs {
     /// Names outside `user.`: no object has them, and the kernel asks for them all day.
@@ -58,6 +59,17 @@ impl Fs {
     fn uncommitted(&self, inode: &Inode) -> Option<NewObject> {
         let state = inode.state.lock();
         state.writer.as_ref().filter(|w| w.is_dirty()).map(|w| w.object())
+    }
+
+    /// Headers and metadata with the changes that wait for their self-copy; `None` when none do.
+    fn edited(&self, inode: &Inode, meta: &ObjectMeta) -> Option<NewObject> {
+        let state = inode.state.lock();
+        if state.edits.is_empty() {
+            return None;
+        }
+        let mut object = self.headers_carried(meta);
+        apply_edits(&state.edits, &mut object, &self.settings.provider.tags);
+        Some(object)
     }
 
     async fn meta_of(self: &Arc<Self>, inode: &Arc<Inode>, key: &Key) -> Result<Arc<ObjectMeta>> {
@@ -200,24 +212,51 @@ impl Fs {
             }
             _ => {
                 let meta = self.meta_of(&inode, &key).await?;
-                get_from_meta(&attribute, &meta).ok_or_else(none)?
+                match (&attribute, self.edited(&inode, &meta)) {
+                    (Attribute::Header(_) | Attribute::Metadata(_), Some(object)) => {
+                        return get_uncommitted(&attribute, &object).ok_or_else(none);
+                    }
+                    _ => get_from_meta(&attribute, &meta).ok_or_else(none)?,
+                }
             }
         };
         Ok(value.into_bytes())
     }
 
-    /// User metadata that is known without a request.
-    pub fn listxattr(&self, ino: Ino) -> Result<Vec<String>> {
-        let inode = self.inodes.get(ino)?;
-        if inode.kind() == FileKind::Dir {
-            return Ok(Vec::new());
+    /// User metadata that is known without a request. With `xattr_list=all` that is not enough: `None`, ask
+    /// [`Fs::listxattr`].
+    pub fn listxattr_now(&self, ino: Ino) -> Option<Result<Vec<String>>> {
+        if self.settings.list_all_xattrs {
+            return None;
         }
-        let headers = match self.uncommitted(&inode) {
-            Some(object) => Some(object.headers),
-            None => inode.state.lock().facts.meta.as_ref().map(|m| m.headers.clone()),
-        };
-        let names = headers.map(|h| h.metadata.into_keys().filter(|n| !is_posix_name(n)).collect::<Vec<_>>());
-        Ok(names.unwrap_or_default().into_iter().map(|n| format!("user.{n}")).collect())
+        Some(self.inodes.get(ino).map(|inode| {
+            let names = self.known_headers(&inode).map(|h| h.metadata.into_keys().filter(|n| !is_posix_name(n)));
+            names.map_or(Vec::new(), |names| names.map(|n| format!("user.{n}")).collect())
+        }))
+    }
+
+    fn known_headers(&self, inode: &Inode) -> Option<Headers> {
+        if let Some(object) = self.uncommitted(inode) {
+            return Some(object.headers);
+        }
+        let meta = inode.state.lock().facts.meta.clone()?;
+        Some(self.edited(inode, &meta).map_or_else(|| meta.headers.clone(), |object| object.headers))
+    }
+
+    /// Every attribute that has a value. Requests: HEAD, tags and ACL as far as they are not known.
+    pub async fn listxattr(self: &Arc<Self>, ino: Ino) -> Result<Vec<String>> {
+        let inode = self.inodes.get(ino)?;
+        let mut names = Vec::new();
+        for group in Attribute::GROUPS {
+            match self.getxattr(ino, &format!("user.s3.{}", group[0])).await {
+                Ok(_) => names.extend(group.iter().map(|name| format!("user.s3.{name}"))),
+                Err(e) if matches!(e.kind(), Kind::NoAttribute | Kind::Unsupported | Kind::Denied) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let metadata = self.known_headers(&inode).map(|h| h.metadata.into_keys().filter(|n| !is_posix_name(n)));
+        names.extend(metadata.into_iter().flatten().map(|n| format!("user.{n}")));
+        Ok(names)
     }
 
     /// `create`, `replace`: XATTR_CREATE, XATTR_REPLACE.
@@ -323,17 +362,46 @@ impl Fs {
                 inode.state.lock().facts.meta = None;
                 Ok(())
             }
-            Edit::Class(_) | Edit::Header(..) | Edit::Metadata(..) => {
-                if inode.kind() == FileKind::Dir {
-                    return Err(Error::new(Kind::Unsupported, "set on a directory").with_key(name));
-                }
-                let edit = edit.clone();
-                let apply = move |object: &mut NewObject| {
-                    // Cannot fail: only tags have limits.
-                    let _ = edit.apply(object, limits);
-                };
-                self.self_copy(&inode, &apply).await
+            Edit::Class(_) | Edit::Header(..) | Edit::Metadata(..) if inode.kind() == FileKind::Dir => {
+                let apply = |object: &mut NewObject| apply_edits(std::slice::from_ref(&edit), object, limits);
+                if self.copy_marker(&inode, &apply).await? { Ok(()) } else { Err(Kind::Unsupported.into()) }
             }
+            // What is wrong with a class only the store knows, so it is asked at once.
+            Edit::Class(_) => self.copy_pending(&inode, Some(&edit)).await,
+            Edit::Header(..) | Edit::Metadata(..) => self.delay_edit(&inode, edit).await,
         }
+    }
+
+    /// Adds a change of headers or metadata to the self-copy that waits for others. The caller holds
+    /// `Inode::changing`.
+    async fn delay_edit(self: &Arc<Self>, inode: &Arc<Inode>, edit: Edit) -> Result<()> {
+        let key = self.inodes.key(inode.ino)?;
+        let meta = self.meta_of(inode, &key).await?;
+        let mut object = self.headers_carried(&meta);
+        let limits = &self.settings.provider.tags;
+        {
+            let state = inode.state.lock();
+            apply_edits(&state.edits, &mut object, limits);
+        }
+        edit.apply(&mut object, limits)?;
+        let size: usize = object.headers.metadata.iter().map(|(k, v)| k.len() + v.len()).sum();
+        if size > self.settings.provider.limits.metadata as usize {
+            // Most likely refused: whoever asked has to hear it.
+            return self.copy_pending(inode, Some(&edit)).await;
+        }
+        let (schedule, writer) = {
+            let mut state = inode.state.lock();
+            state.edits.push(edit.clone());
+            state.attr.ctime = std::time::SystemTime::now();
+            (!std::mem::replace(&mut state.attr_pending, true), state.writer.clone())
+        };
+        if let Some(w) = writer {
+            // Should it be written to before the copy is made, the commit carries it.
+            edit_writer(&w, &mut |object| apply_edits(std::slice::from_ref(&edit), object, limits));
+        }
+        if schedule {
+            self.schedule_attr(inode);
+        }
+        Ok(())
     }
 }
