@@ -64,6 +64,8 @@ pub struct State {
     pub marker_told: bool,
     /// Directory: this mount stored the marker, and nothing but mode, owner and times is in it.
     pub plain_marker: bool,
+    /// Directory: this mount added or removed a name, which no marker tells of.
+    pub touched: bool,
     /// Bytes were written since the last commit, not only a file made or emptied.
     pub wrote: bool,
     /// Tags and ACL, as far as they are known.
@@ -92,6 +94,7 @@ impl State {
             has_marker: false,
             marker_told: false,
             plain_marker: false,
+            touched: false,
             wrote: false,
             learnt: None,
             keeps_unasked: false,
@@ -259,6 +262,11 @@ impl Inodes {
 
     pub fn place(&self, ino: Ino) -> Option<(Ino, Name)> {
         self.inner.lock().nodes.get(&ino)?.place.clone()
+    }
+
+    /// Whether it has a name: not once it is unlinked.
+    pub fn is_linked(&self, ino: Ino) -> bool {
+        ino == ROOT || self.inner.lock().nodes.get(&ino).is_some_and(|n| n.place.is_some())
     }
 
     /// The inode of `name`, made with `state` when there is none. An existing inode of another kind (a directory

@@ -356,7 +356,7 @@ impl Fs {
                 self.put_tags(&inode, &key, &tags).await
             }
             Edit::Restore(days, tier) => {
-                let request = self.s3.restore(&key, None, *days, tier.as_deref());
+                let request = self.s3.restore_object(&key, None, *days, tier.as_deref());
                 self.if_supported(&self.restore_unsupported, request).await?;
                 // HEAD tells how far it is.
                 inode.state.lock().facts.meta = None;

@@ -270,3 +270,15 @@ pub struct BucketInfo {
     pub name: String,
     pub created: Option<SystemTime>,
 }
+
+/// What a HEAD tells of a bucket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BucketStat {
+    pub region: Option<String>,
+    /// OBS: directories are real, and some of S3 is missing.
+    pub parallel_file_system: bool,
+    /// Ceph only.
+    pub objects: Option<u64>,
+    /// Ceph only.
+    pub bytes: Option<u64>,
+}
