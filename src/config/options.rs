@@ -6,6 +6,7 @@
 //! 3. No secret is ever an option: `/proc/PID/cmdline` and `/etc/fstab` are readable by everybody.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,8 +36,34 @@ macro_rules! choices {
 }
 
 choices!(Addressing { Auto = "auto", Path = "path", Virtual = "virtual" });
-choices!(Signature { V4 = "v4", V2 = "v2" });
+choices!(Signature { Auto = "auto", V4 = "v4", V2 = "v2" });
+choices!(
+    /// Which row of the provider table holds.
+    ProviderChoice {
+        Auto = "auto",
+        Xos = "xos",
+        Zos = "zos",
+        Obs = "obs",
+        H3c = "h3c",
+        Ceph = "ceph",
+        Minio = "minio",
+        Aws = "aws",
+        Generic = "generic"
+    }
+);
 choices!(ListVersion { Auto = "auto", V1 = "v1", V2 = "v2" });
+macro_rules! left_to_the_provider {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// `default` in the place of auto.
+            pub fn or(self, default: $name) -> $name {
+                if self == $name::Auto { default } else { self }
+            }
+        }
+    )*};
+}
+
+left_to_the_provider!(Addressing, Signature, ListVersion);
 choices!(
     /// What becomes of mode, owner and times.
     Attrs { Store = "store", Ignore = "ignore" }
@@ -54,6 +81,23 @@ pub enum Log {
     File(PathBuf),
 }
 
+/// Where the metrics are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetricsAddress {
+    /// A loopback address; port 0 takes any.
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for MetricsAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MetricsAddress::Tcp(at) => write!(f, "{at}"),
+            MetricsAddress::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
 /// Flags that the kernel keeps for every file system, and security labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MountFlags {
@@ -69,13 +113,28 @@ pub struct MountFlags {
     pub labels: Vec<String>,
 }
 
+/// The role whose sessions sign the requests, instead of the keys themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Role {
+    pub arn: Option<String>,
+    pub session_name: Option<String>,
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    /// A ready-made one by name, JSON, or the absolute path of a file.
+    pub policy: Option<String>,
+    pub duration: Option<Duration>,
+    pub external_id: Option<String>,
+}
+
 /// Every option of a mount with its type. What each means is in [`TABLE`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     pub endpoint: Option<String>,
+    pub provider: ProviderChoice,
     pub region: Option<String>,
     pub profile: Option<String>,
     pub anonymous: bool,
+    pub role: Role,
     pub addressing: Addressing,
     pub signature: Signature,
     pub list: ListVersion,
@@ -120,6 +179,7 @@ pub struct Options {
     pub shutdown_timeout: Duration,
     pub log: Log,
     pub log_level: LogLevel,
+    pub metrics: Option<MetricsAddress>,
     pub flags: MountFlags,
     /// `_netdev` was among the options: the network may not be there yet.
     pub netdev: bool,
@@ -212,11 +272,13 @@ impl Default for Options {
         let (uid, gid) = value::caller();
         let mut options = Options {
             endpoint: None,
+            provider: ProviderChoice::Auto,
             region: None,
             profile: None,
             anonymous: false,
+            role: Role::default(),
             addressing: Addressing::Auto,
-            signature: Signature::V4,
+            signature: Signature::Auto,
             list: ListVersion::Auto,
             requester_pays: false,
             read_only: false,
@@ -250,6 +312,7 @@ impl Default for Options {
             shutdown_timeout: Duration::ZERO,
             log: Log::Auto,
             log_level: LogLevel::Info,
+            metrics: None,
             flags: MountFlags::default(),
             netdev: false,
         };

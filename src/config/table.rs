@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::memory;
-use super::options::{Addressing, Attrs, ListVersion, Log, LogLevel, Options, Signature};
+use super::options::{Addressing, Attrs, ListVersion, Log, LogLevel, Options, ProviderChoice, Signature};
 use super::value::{self, Parsed};
 
 /// One option.
@@ -58,6 +58,7 @@ impl Group {
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -84,12 +85,23 @@ pub static TABLE: &[Spec] = &[
         set: |o, v| value::endpoint(v).map(|v| o.endpoint = Some(v)),
     },
     Spec {
+        name: "provider",
+        group: Group::Store,
+        value: "auto|xos|zos|obs|h3c|ceph|minio|aws|generic",
+        default: "auto",
+        doc: "Kind of store: decides what `signature`, `addressing`, `list` and `region` are when they are not given, and \
+              which limits uploads keep to. auto knows the hosts of the public clouds and takes any other for generic, \
+              what all stores share; name it for a private store.",
+        set: |o, v| value::choice(v, ProviderChoice::CHOICES).map(|v| o.provider = v),
+    },
+    Spec {
         name: "region",
         group: Group::Store,
         value: "NAME",
         default: "",
-        doc: "Region that requests are signed for. Unset: AWS_REGION, AWS_DEFAULT_REGION, the profile's region, else \
-              us-east-1, which most other stores take; a store that names another one is followed.",
+        doc: "Region that requests are signed for. Unset: AWS_REGION, AWS_DEFAULT_REGION, the profile's region, the \
+              one in the endpoint's host, else us-east-1, which most other stores take; a store that names another one is \
+              followed.",
         set: |o, v| value::word(v).map(|v| o.region = Some(v)),
     },
     Spec {
@@ -110,20 +122,85 @@ pub static TABLE: &[Spec] = &[
         set: |o, v| value::flag(v).map(|v| o.anonymous = v),
     },
     Spec {
+        name: "role_arn",
+        group: Group::Store,
+        value: "ARN",
+        default: "",
+        doc: "Role to take with the keys, as arn:aws:iam:::role/NAME: requests are signed with sessions of it, which are \
+              renewed before they end. Unset: the profile's role_arn (its keys are then those of source_profile), else \
+              none; the keys sign themselves.",
+        set: |o, v| value::word(v).map(|v| o.role.arn = Some(v)),
+    },
+    Spec {
+        name: "role_session_name",
+        group: Group::Store,
+        value: "NAME",
+        default: "",
+        doc: "Name of the sessions in the store's logs, 2 to 64 of A-Z a-z 0-9 _ + = , . @ -. Unset: xosfs- and the name of \
+              this machine.",
+        set: |o, v| value::word(v).map(|v| o.role.session_name = Some(v)),
+    },
+    Spec {
+        name: "role_policy",
+        group: Group::Store,
+        value: "NAME|FILE|JSON",
+        default: "",
+        doc: "Policy that narrows the role's rights for this mount: all, read-only, read-write, transfer or multipart for the \
+              mounted bucket and prefix, a file, or (in a configuration file) JSON; 2048 characters at most. Unset: none, \
+              except where the provider wants one; there it is read-write, or read-only with `ro`.",
+        set: |o, v| value::role_policy(v).map(|v| o.role.policy = Some(v)),
+    },
+    Spec {
+        name: "role_duration",
+        group: Group::Store,
+        value: "DURATION",
+        default: "",
+        doc: "Life of a session, 15m to 12h. Unset: the profile's duration_seconds, else 1h; the role may allow no more.",
+        set: |o, v| value::duration(v, 15 * MINUTE..=12 * HOUR).map(|v| o.role.duration = Some(v)),
+    },
+    Spec {
+        name: "role_external_id",
+        group: Group::Store,
+        value: "TEXT",
+        default: "",
+        doc: "External id that the role's trust policy asks for. Unset: the profile's external_id, else none.",
+        set: |o, v| value::word(v).map(|v| o.role.external_id = Some(v)),
+    },
+    Spec {
+        name: "sts_endpoint",
+        group: Group::Store,
+        value: "URL",
+        default: "",
+        doc: "Where the token service answers that gives sessions of `role_arn`. Unset: where the provider has it, which is \
+              `endpoint` for all but AWS.",
+        set: |o, v| value::endpoint(v).map(|v| o.role.endpoint = Some(v)),
+    },
+    Spec {
+        name: "sts_region",
+        group: Group::Store,
+        value: "NAME",
+        default: "",
+        doc: "Region that requests to the token service are signed for. Unset: what the provider wants (ctyun for xos, with cn \
+              tried once when that is refused), else `region`.",
+        set: |o, v| value::word(v).map(|v| o.role.region = Some(v)),
+    },
+    Spec {
         name: "addressing",
         group: Group::Store,
         value: "auto|path|virtual",
         default: "auto",
-        doc: "How the bucket is named in a URL: in the path or in the host name. auto takes the path for an IP address, a \
-              custom endpoint or a bucket name that is no host name, because only AWS certainly has the DNS names.",
+        doc: "How the bucket is named in a URL: in the path or in the host name. auto is what the provider wants; for one \
+              that takes both, the path for an IP address, a host without DNS entry for the bucket, or a bucket name that \
+              is no host name.",
         set: |o, v| value::choice(v, Addressing::CHOICES).map(|v| o.addressing = v),
     },
     Spec {
         name: "signature",
         group: Group::Store,
-        value: "v4|v2",
-        default: "v4",
-        doc: "Signature version. v4 is known everywhere; v2 is for old stores that know nothing else.",
+        value: "auto|v4|v2",
+        default: "auto",
+        doc: "Signature version. auto is v4, which every provider in the table knows; v2 is for old stores that know \
+              nothing else.",
         set: |o, v| value::choice(v, Signature::CHOICES).map(|v| o.signature = v),
     },
     Spec {
@@ -131,7 +208,8 @@ pub static TABLE: &[Spec] = &[
         group: Group::Store,
         value: "auto|v1|v2",
         default: "auto",
-        doc: "Version of ListObjects. auto starts with v2 and remembers when a store only has v1.",
+        doc: "Version of ListObjects. auto is what the provider documents; else it starts with v2 and \
+              remembers when a store only has v1.",
         set: |o, v| value::choice(v, ListVersion::CHOICES).map(|v| o.list = v),
     },
     Spec {
@@ -421,5 +499,14 @@ pub static TABLE: &[Spec] = &[
         default: "info",
         doc: "How much is said. info is a few lines a day; debug is a line per operation.",
         set: |o, v| value::choice(v, LogLevel::CHOICES).map(|v| o.log_level = v),
+    },
+    Spec {
+        name: "metrics",
+        group: Group::Daemon,
+        value: "ADDRESS:PORT|SOCKET",
+        default: "",
+        doc: "Serve the figures of `xosfs status` as OpenMetrics over HTTP, on a loopback address and port (0: any) or on \
+              a unix socket with this path. Unset: nothing listens.",
+        set: |o, v| value::metrics(v).map(|v| o.metrics = Some(v)),
     },
 ];

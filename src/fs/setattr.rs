@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use tracing::error;
 
 use super::attr::FileKind;
+use super::file::Need;
 use super::handle::Fh;
 use super::inode::{Ino, Inode};
 use super::{Entry, Fs};
@@ -65,6 +66,8 @@ impl Fs {
                 || attr.uid != before.uid
                 || attr.gid != before.gid
                 || attr.mtime != before.mtime;
+            // A time that was set is the marker's, not that of the last name.
+            state.touched &= change.mtime.is_none();
             let carried = state.writer.as_ref().is_some_and(|w| w.is_dirty());
             let pending = differs && stores && self.settings.store_attrs && !carried && ino != super::ROOT;
             let schedule = pending && !state.attr_pending;
@@ -119,7 +122,7 @@ impl Fs {
         {
             return Err(Kind::Invalid.into());
         }
-        let writer = self.hold_writer(inode, size == 0).await?;
+        let writer = self.hold_writer(inode, if size == 0 { Need::Nothing } else { Need::Headers }).await?;
         let truncated = writer.truncate(size).await;
         if truncated.is_ok() {
             self.note_write(inode, true, true);

@@ -36,7 +36,7 @@ mod versions;
 mod xml;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
@@ -53,7 +53,7 @@ pub use object::Get;
 pub use operation::RequestCounts;
 pub use post::{Post, PostCondition, PostKey, PresignedPost};
 pub use presign::{PRESIGN_DEFAULT, PRESIGN_MOST, Presign, PresignMethod, Presigned};
-pub use sts::{AssumeRole, SESSION_DEFAULT, Session, SessionPolicy, Sts, StsSettings, is_ctyun, role_credentials};
+pub use sts::{AssumeRole, SESSION_DEFAULT, Session, SessionPolicy, Sts, StsSettings, role_credentials};
 pub use types::*;
 pub use versions::{ObjectVersion, Restoring, VersionMarker, VersionPage, VersionQuery};
 
@@ -100,6 +100,8 @@ pub struct Settings {
     /// How often a failed request is sent again.
     pub retries: u32,
     pub list_version: ListVersion,
+    /// Whether keys in listings may be asked for percent-encoded. Without it keys with control characters are lost.
+    pub list_encoding: bool,
     /// Requests under way at once; a quarter is kept from bulk transfers.
     pub max_requests: usize,
     pub user_agent: String,
@@ -120,6 +122,7 @@ impl Default for Settings {
             op_timeout: Duration::from_secs(60),
             retries: 5,
             list_version: ListVersion::Auto,
+            list_encoding: true,
             max_requests: 64,
             user_agent: concat!("xosfs/", env!("CARGO_PKG_VERSION")).into(),
             requester_pays: false,
@@ -171,6 +174,8 @@ struct Learned {
     no_delete_many: AtomicBool,
     /// The table of `sign_v2` that it signs by.
     signed_names: AtomicUsize,
+    /// Whether tags sent with a multipart upload arrive: [`tagging`] has the values.
+    upload_tags: AtomicU8,
 }
 
 /// `idle`: connections kept for later.
@@ -221,6 +226,7 @@ impl S3 {
         let place = RwLock::new(Place { region, endpoint, in_host });
         let learned = Learned::default();
         learned.list_v1.store(shared.settings.list_version == ListVersion::V1, Ordering::Relaxed);
+        learned.no_encoding.store(!shared.settings.list_encoding, Ordering::Relaxed);
         S3(Arc::new(Inner { shared, bucket, place, learned }))
     }
 
@@ -237,6 +243,11 @@ impl S3 {
     /// For messages and `user.s3.uri`; the default one when none was given.
     pub fn endpoint(&self) -> &str {
         self.shared().settings.endpoint.as_deref().unwrap_or("https://s3.amazonaws.com")
+    }
+
+    /// The endpoint as set; `None` is AWS.
+    pub fn own_endpoint(&self) -> Option<&str> {
+        self.shared().settings.endpoint.as_deref()
     }
 
     /// The region requests are signed for: as set, or as the store corrected it.

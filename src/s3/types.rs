@@ -71,6 +71,9 @@ pub struct NewObject {
     pub storage_class: Option<String>,
     /// Canned ACL; `None` sends none.
     pub acl: Option<String>,
+    /// A list without a canned name. No header has it: who writes the object sets it by a request of its own
+    /// afterwards, and `acl` is `None`.
+    pub grants: Option<Acl>,
     /// Tags in `x-amz-tagging`; empty sends none.
     pub tags: Vec<(String, String)>,
     /// `x-amz-server-side-encryption` and key id; `None` sends none.
