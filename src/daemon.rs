@@ -13,6 +13,7 @@ pub mod heap;
 pub mod log;
 pub mod metrics;
 pub mod report;
+pub mod role;
 pub mod state;
 pub mod status;
 pub mod volume;
