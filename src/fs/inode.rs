@@ -60,6 +60,8 @@ pub struct State {
     pub marker_told: bool,
     /// Bytes were written since the last commit, not only a file made or emptied.
     pub wrote: bool,
+    /// A task is storing what was acknowledged, or waits to.
+    pub uploading: bool,
 }
 
 impl State {
@@ -80,6 +82,7 @@ impl State {
             has_marker: false,
             marker_told: false,
             wrote: false,
+            uploading: false,
         }
     }
 
