@@ -6,6 +6,7 @@
 //! 3. No secret is ever an option: `/proc/PID/cmdline` and `/etc/fstab` are readable by everybody.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,8 +36,34 @@ macro_rules! choices {
 }
 
 choices!(Addressing { Auto = "auto", Path = "path", Virtual = "virtual" });
-choices!(Signature { V4 = "v4", V2 = "v2" });
+choices!(Signature { Auto = "auto", V4 = "v4", V2 = "v2" });
+choices!(
+    /// Which row of the provider table holds.
+    ProviderChoice {
+        Auto = "auto",
+        Xos = "xos",
+        Zos = "zos",
+        Obs = "obs",
+        H3c = "h3c",
+        Ceph = "ceph",
+        Minio = "minio",
+        Aws = "aws",
+        Generic = "generic"
+    }
+);
 choices!(ListVersion { Auto = "auto", V1 = "v1", V2 = "v2" });
+macro_rules! left_to_the_provider {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// `default` in the place of auto.
+            pub fn or(self, default: $name) -> $name {
+                if self == $name::Auto { default } else { self }
+            }
+        }
+    )*};
+}
+
+left_to_the_provider!(Addressing, Signature, ListVersion);
 choices!(
     /// What becomes of mode, owner and times.
     Attrs { Store = "store", Ignore = "ignore" }
@@ -52,6 +79,23 @@ pub enum Log {
     Journald,
     Syslog,
     File(PathBuf),
+}
+
+/// Where the metrics are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetricsAddress {
+    /// A loopback address; port 0 takes any.
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for MetricsAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MetricsAddress::Tcp(at) => write!(f, "{at}"),
+            MetricsAddress::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
 }
 
 /// Flags that the kernel keeps for every file system, and security labels.
@@ -73,6 +117,7 @@ pub struct MountFlags {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     pub endpoint: Option<String>,
+    pub provider: ProviderChoice,
     pub region: Option<String>,
     pub profile: Option<String>,
     pub anonymous: bool,
@@ -124,6 +169,7 @@ pub struct Options {
     pub shutdown_timeout: Duration,
     pub log: Log,
     pub log_level: LogLevel,
+    pub metrics: Option<MetricsAddress>,
     pub flags: MountFlags,
     /// `_netdev` was among the options: the network may not be there yet.
     pub netdev: bool,
@@ -216,11 +262,12 @@ impl Default for Options {
         let (uid, gid) = value::caller();
         let mut options = Options {
             endpoint: None,
+            provider: ProviderChoice::Auto,
             region: None,
             profile: None,
             anonymous: false,
             addressing: Addressing::Auto,
-            signature: Signature::V4,
+            signature: Signature::Auto,
             list: ListVersion::Auto,
             requester_pays: false,
             read_only: false,
@@ -257,6 +304,7 @@ impl Default for Options {
             shutdown_timeout: Duration::ZERO,
             log: Log::Auto,
             log_level: LogLevel::Info,
+            metrics: None,
             flags: MountFlags::default(),
             netdev: false,
         };

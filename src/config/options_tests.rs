@@ -37,11 +37,13 @@ fn every_option_has_an_effect() {
         "acl" => "public-read",
         "attrs" => "ignore",
         "addressing" => "path",
+        "provider" => "ceph",
         "signature" => "v2",
         "list" => "v1",
         "log" => "/x/y",
         "log_level" => "trace",
         "max_uploads" | "retries" => "3",
+        "metrics" => "127.0.0.1:9464",
         "connect_timeout" => "7s",
         "allow_other" | "default_permissions" => "false",
         _ => match spec.value {

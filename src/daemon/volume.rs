@@ -1,16 +1,18 @@
 //! What the daemon drives: the file system as the kernel sees it, and the handles to end it and to look into it.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
+use super::control::Console;
+use super::status::{self, Origin, Status};
 use super::{Request, env};
 use crate::budget::Budget;
 use crate::cache::BlockCache;
-use crate::config::Source;
 use crate::config::options::{Attrs, Options};
+use crate::config::{Provider, Source};
 use crate::error::{Error, Result};
 use crate::fs::{self, Defaults, Fs};
 use crate::fuse::session::{Filesystem, Notifier};
@@ -29,8 +31,8 @@ pub type Drain = Box<dyn Fn(Instant) -> BoxFuture<'static, Unstored> + Send + Sy
 /// Changes of attributes wait this long for others: longer than `cp -a` or `rsync` take between two of one file,
 /// shorter than anybody waits for another machine to see a mode.
 const ATTR_DELAY: Duration = Duration::from_millis(500);
-/// Above this a copy in one request may time out (checklist XOS-OBJ-13).
-const COPY_THRESHOLD: u64 = 1 << 30;
+/// For the kernel to forget what it remembers of a tree.
+const KERNEL_PATIENCE: Duration = Duration::from_secs(15);
 /// Rough size of a remembered inode, and the share of the memory bound they may take.
 const INODE_BYTES: u64 = 512;
 const INODE_SHARE: u64 = 16;
@@ -41,13 +43,14 @@ pub struct Volume<F> {
     /// Called once when the mount is up.
     pub attach: Box<dyn FnOnce(Notifier) + Send>,
     pub drain: Drain,
-    /// The state as text, for the log.
-    pub dump: Box<dyn Fn() -> String + Send + Sync>,
+    /// For whoever looks into the mount while it runs.
+    pub console: Arc<dyn Console>,
 }
 
 /// What the file system is told, from the options of a mount.
-pub fn fs_settings(options: &Options, root: Prefix) -> fs::Settings {
+pub fn fs_settings(options: &Options, provider: &'static Provider, root: Prefix) -> fs::Settings {
     fs::Settings {
+        provider,
         root,
         defaults: Defaults {
             uid: options.uid,
@@ -62,17 +65,32 @@ pub fn fs_settings(options: &Options, root: Prefix) -> fs::Settings {
         attr_delay: ATTR_DELAY,
         new_object: NewObject {
             headers: Headers { content_type: options.content_type.clone(), ..Headers::default() },
-            storage_class: options.storage_class.clone(),
+            storage_class: options.storage_class.as_deref().map(|c| provider.class_name(c)),
             acl: options.acl.clone(),
             tags: options.tags.clone(),
             ..NewObject::default()
         },
         hide_odd_keys: options.hide_odd_keys,
         capacity: options.capacity,
-        copy_threshold: COPY_THRESHOLD,
+        copy_threshold: provider.limits.copy_threshold,
         op_timeout: options.op_timeout,
         remembered: usize::try_from(options.memory_bytes() / INODE_SHARE / INODE_BYTES).unwrap_or(usize::MAX),
-        conditional: true,
+        conditional: provider.conditional_put,
+    }
+}
+
+fn limits(options: &Options, provider: &Provider) -> Limits {
+    let of = &provider.limits;
+    let plain = Limits::default();
+    Limits {
+        min_part: of.min_part,
+        max_part: of.max_part,
+        max_parts: of.max_parts,
+        part_size: options.part_size.clamp(of.min_part, of.max_part),
+        max_object: of.max_object,
+        single_put: plain.single_put.min(of.max_put),
+        part_copy: provider.part_copy,
+        equal_parts: of.equal_parts,
     }
 }
 
@@ -105,6 +123,7 @@ pub fn open_journal(options: &Options, source: &Source) -> Result<Option<(Arc<Jo
 
 /// As [`build`], with a journal. What is in that still has to be taken up: [`Fs::restore`].
 pub fn build_with(options: &Options, root: Prefix, s3: S3, journal: Option<Arc<Journal>>) -> Arc<Fs> {
+    let provider = Provider::find(options.provider, s3.own_endpoint());
     let memory = usize::try_from(options.memory_bytes()).unwrap_or(usize::MAX);
     let budget = Budget::new(memory);
     let cache = BlockCache::new(budget.clone());
@@ -115,7 +134,8 @@ pub fn build_with(options: &Options, root: Prefix, s3: S3, journal: Option<Arc<J
     };
     let reads = Reads::new(s3.clone(), cache, read);
     let write = WriteSettings {
-        limits: Limits { part_size: options.part_size, ..Limits::default() },
+        limits: limits(options, provider),
+        conditional_puts: provider.conditional_put,
         stream_after: options.stream_after,
         max_uploads: options.max_uploads,
         staging_dir: options.staging(&env),
@@ -125,7 +145,34 @@ pub fn build_with(options: &Options, root: Prefix, s3: S3, journal: Option<Arc<J
         ..WriteSettings::default()
     };
     let writes = Writes::new(s3.clone(), reads.clone(), budget, write);
-    Fs::new(s3, reads, writes, fs_settings(options, root))
+    Fs::new(s3, reads, writes, fs_settings(options, provider, root))
+}
+
+/// The mount as the control socket sees it.
+struct Served {
+    fs: Arc<Fs>,
+    origin: Origin,
+    metrics: OnceLock<String>,
+}
+
+impl Console for Served {
+    fn status(&self) -> Status {
+        Status { metrics: self.metrics.get().cloned(), ..status::collect(&self.origin, &self.fs) }
+    }
+
+    fn set_metrics(&self, shown: &str) {
+        let _ = self.metrics.set(shown.to_owned());
+    }
+
+    fn flush(&self, limit: Duration) -> BoxFuture<'static, Unstored> {
+        let fs = self.fs.clone();
+        Box::pin(async move { fs.flush_all(limit).await })
+    }
+
+    fn refresh(&self, path: String) -> BoxFuture<'static, Result<u64>> {
+        let fs = self.fs.clone();
+        Box::pin(async move { fs.forget_below(&path, KERNEL_PATIENCE).await.map(|n| n as u64) })
+    }
 }
 
 /// The file system of one mount, and the handles to it.
@@ -138,7 +185,9 @@ pub fn build_fs(request: &Request, s3: S3, runtime: &Handle) -> Result<Volume<im
     if let Some(replay) = replay {
         fs.restore(replay);
     }
-    let (attached, drained, dumped) = (fs.clone(), fs.clone(), fs.clone());
+    let (attached, drained) = (fs.clone(), fs.clone());
+    let origin = Origin { request: request.clone(), started: Instant::now(), mounted: SystemTime::now() };
+    let console = Arc::new(Served { fs: fs.clone(), origin, metrics: OnceLock::new() });
     Ok(Volume {
         filesystem: Adapter::new(fs, runtime.clone()),
         attach: Box::new(move |notifier| attached.set_kernel(Box::new(KernelNotifier(notifier)))),
@@ -146,6 +195,6 @@ pub fn build_fs(request: &Request, s3: S3, runtime: &Handle) -> Result<Volume<im
             let fs = drained.clone();
             Box::pin(async move { fs.drain(deadline.saturating_duration_since(Instant::now())).await })
         }),
-        dump: Box::new(move || dumped.dump()),
+        console,
     })
 }

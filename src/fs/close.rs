@@ -14,6 +14,7 @@ use super::Fs;
 use super::attr::Facts;
 use super::handle::Fh;
 use super::inode::{Ino, Inode};
+use super::kept::Known;
 use crate::error::{Kind, Result};
 use crate::key::{Key, Name};
 use crate::read::Object;
@@ -27,6 +28,9 @@ impl Fs {
     /// Stores what was written; everything this mount shows of the file then refers to the new version.
     pub(super) async fn commit(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
         let Some(writer) = inode.state.lock().writer.clone() else { return Ok(()) };
+        if writer.is_dirty() {
+            self.keep_tags_and_acl(inode, &writer).await?;
+        }
         if self.settings.store_attrs {
             let attr = inode.state.lock().attr.clone();
             writer.edit_object(&mut |o| attr.store(&mut o.headers.metadata));
@@ -34,8 +38,9 @@ impl Fs {
         match writer.commit().await {
             Ok(None) => Ok(()),
             Ok(Some(committed)) => {
+                let id = committed.object.id.clone();
                 self.committed(inode, &writer, committed);
-                Ok(())
+                self.settle(&id.key, &writer.object(), &id.etag).await
             }
             Err(e) => Err(e),
         }
@@ -51,13 +56,14 @@ impl Fs {
             headers: carried.headers.clone(),
             storage_class: carried.storage_class.clone(),
             restore: None,
-            tag_count: Some(carried.tags.len() as u32),
+            tag_count: None,
             sse: carried.sse.clone(),
             sse_kms_key: carried.sse_kms_key.clone(),
         };
         {
             let mut state = inode.state.lock();
             state.facts = Facts::of_meta(&meta);
+            state.learn(Known::of_object(&carried));
             state.attr.size = committed.object.size;
             state.stored = true;
             state.attr_pending = false;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::attr::{Attr, Facts, FileKind, is_directory_object};
 use super::inode::{Ino, Inode, ROOT, State};
+use super::kept::Known;
 use super::known::{Answer, Item};
 use super::listing::{FOLDER_SUFFIX, parse_page};
 use super::{Entry, Fs};
@@ -35,6 +36,11 @@ pub(super) enum Found {
     Nothing,
 }
 
+/// Whether two looks at one version found the same of everything a program can change but the access time.
+fn same_but_times(a: &Attr, b: &Attr) -> bool {
+    (a.kind, a.size, a.perm, a.uid, a.gid, a.mtime) == (b.kind, b.size, b.perm, b.uid, b.gid, b.mtime)
+}
+
 impl Fs {
     fn fresh(&self, state: &State) -> Option<Duration> {
         let left = self.settings.metadata_ttl.checked_sub(state.confirmed?.elapsed())?;
@@ -51,12 +57,13 @@ impl Fs {
     }
 
     pub(super) fn entry(&self, inode: &Inode) -> Entry {
+        let links = u32::from(self.inodes.is_linked(inode.ino));
         let state = inode.state.lock();
         let mut ttl = self.ttl(&state);
         if inode.ino == ROOT {
             ttl = self.settings.metadata_ttl;
         }
-        Entry { ino: inode.ino, attr: state.current(), ttl }
+        Entry { ino: inode.ino, attr: state.current(), links, ttl }
     }
 
     /// Whether the inode can be shown without asking.
@@ -381,6 +388,13 @@ impl Fs {
         if attr.kind == FileKind::Dir {
             // The marker is read some time after the name was first shown: to tar that must not be a change.
             attr.ctime = state.attr.ctime;
+            if state.touched {
+                attr.mtime = attr.mtime.max(state.attr.mtime);
+            }
+        } else if state.facts.etag.as_ref() == Some(&meta.etag) && same_but_times(&attr, &state.attr) {
+            // Nothing happened since; what the store keeps of these two is coarser, or nothing.
+            attr.ctime = state.attr.ctime;
+            attr.atime = state.attr.atime;
         }
         if attr.kind == state.attr.kind && !state.attr_pending {
             state.attr = attr;
@@ -390,6 +404,10 @@ impl Fs {
         }
         if state.attr.kind != FileKind::Dir {
             state.facts = Facts::of_meta(meta);
+            // Ceph does not count tags in HEAD: only a count of 0 says that there are none.
+            if meta.tag_count == Some(0) {
+                state.learn(Known { tags: Some(Vec::new()), acl: None });
+            }
             state.target = state.target.take().filter(|_| state.facts.etag.as_ref() == Some(&meta.etag));
         } else {
             state.facts.meta = Some(Arc::new(meta.clone()));

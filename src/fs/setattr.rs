@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use tracing::error;
 
 use super::attr::FileKind;
+use super::file::Need;
 use super::handle::Fh;
 use super::inode::{Ino, Inode};
 use super::{Entry, Fs};
@@ -65,6 +66,8 @@ impl Fs {
                 || attr.uid != before.uid
                 || attr.gid != before.gid
                 || attr.mtime != before.mtime;
+            // A time that was set is the marker's, not that of the last name.
+            state.touched &= change.mtime.is_none();
             let carried = state.writer.as_ref().is_some_and(|w| w.is_dirty());
             let pending = differs && stores && self.settings.store_attrs && !carried && ino != super::ROOT;
             let schedule = pending && !state.attr_pending;
@@ -73,7 +76,7 @@ impl Fs {
             let carrier = state.writer.clone().filter(|_| carried && differs && stores && self.settings.store_attrs);
             if let Some(w) = &carrier {
                 let attr = state.attr.clone();
-                w.edit_carried(&mut |o| attr.store(&mut o.headers.metadata));
+                w.edit_object(&mut |o| attr.store(&mut o.headers.metadata));
             }
             (schedule, carrier)
         };
@@ -128,7 +131,7 @@ impl Fs {
         {
             return Err(Kind::Invalid.into());
         }
-        let writer = self.hold_writer(inode, size == 0).await?;
+        let writer = self.hold_writer(inode, if size == 0 { Need::Nothing } else { Need::Headers }).await?;
         let truncated = writer.truncate(size).await;
         if truncated.is_ok() {
             self.note_write(inode, true, true);

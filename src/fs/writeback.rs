@@ -70,19 +70,15 @@ impl Fs {
             self.upload_later(inode);
         }
         match done? {
-            Acknowledge::Nothing => {}
+            Acknowledge::Nothing => Ok(()),
             Acknowledge::Journaled => {
                 let mut state = inode.state.lock();
                 state.wrote = writer.is_unacknowledged();
                 state.attr_pending = false;
+                Ok(())
             }
-            Acknowledge::Stored(committed) => {
-                if let Some(committed) = *committed {
-                    self.committed(inode, &writer, committed);
-                }
-            }
+            Acknowledge::Store => self.commit(inode).await,
         }
-        Ok(())
     }
 
     /// Stores what was acknowledged, some moments later.
@@ -127,17 +123,20 @@ impl Fs {
             inode.state.lock().uploading = false;
             return After::End;
         };
-        if self.settings.store_attrs {
-            // A mode that was set after the close.
-            let attr = inode.state.lock().attr.clone();
-            writer.edit_acknowledged(&mut |o| attr.store(&mut o.headers.metadata));
-        }
-        let done = writer.commit_acknowledged().await;
+        let done = async {
+            self.keep_tags_and_acl(inode, &writer).await?;
+            writer.commit_acknowledged().await
+        };
+        let done = done.await;
         drop(slot);
         match done {
             Ok(committed) => {
                 if let Some(committed) = committed {
+                    let id = committed.object.id.clone();
                     self.committed(inode, &writer, committed);
+                    if let Err(e) = self.settle(&id.key, &writer.object(), &id.etag).await {
+                        error!("{e}");
+                    }
                 }
                 *pause = FIRST_PAUSE;
                 self.after_upload(inode, &writer).await
@@ -197,14 +196,8 @@ impl Fs {
                 self.inodes.settle(inode.ino);
                 After::End
             }
-            None => match writer.acknowledge().await {
-                Ok(Acknowledge::Stored(committed)) => {
-                    if let Some(committed) = *committed {
-                        self.committed(inode, writer, committed);
-                    }
-                    After::Again
-                }
-                Ok(_) => After::Again,
+            None => match self.acknowledge(inode).await {
+                Ok(()) => After::Again,
                 Err(e) => {
                     error!("attributes were changed here but could not be stored: {e}");
                     inode.state.lock().uploading = false;
@@ -347,6 +340,7 @@ impl Fs {
         }
         let name = Name::of_component(last).filter(|n| !n.is_escaped() && !last.is_empty())?;
         let object = writer.object();
+        let tells_access = !object.tags.is_empty() || object.acl.is_some() || object.grants.is_some();
         let base = writer.base();
         let meta = ObjectMeta {
             size: writer.size(),
@@ -366,6 +360,7 @@ impl Fs {
             // Whether the store has an object of this name is not known: a delete of one that is not there does no harm.
             let mut state = State::new(attr, facts, true);
             state.writer = Some(writer.clone());
+            state.keeps_unasked = had_base && !tells_access;
             state.changed = Some(Instant::now());
             state
         };

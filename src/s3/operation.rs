@@ -2,6 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Kind};
 
 macro_rules! operations {
     ($($name:ident: $permission:literal,)*) => {
@@ -51,6 +56,48 @@ operations! {
     DeleteBucket: "s3:DeleteBucket",
     ListBuckets: "s3:ListAllMyBuckets",
     GetBucketLocation: "s3:GetBucketLocation",
+    ListObjectVersions: "s3:ListBucketVersions",
+    RestoreObject: "s3:RestoreObject",
+    GetBucketPolicy: "s3:GetBucketPolicy",
+    PutBucketPolicy: "s3:PutBucketPolicy",
+    DeleteBucketPolicy: "s3:DeleteBucketPolicy",
+    GetBucketPolicyStatus: "s3:GetBucketPolicyStatus",
+    GetBucketLifecycleConfiguration: "s3:GetLifecycleConfiguration",
+    PutBucketLifecycleConfiguration: "s3:PutLifecycleConfiguration",
+    DeleteBucketLifecycle: "s3:PutLifecycleConfiguration",
+    GetBucketCors: "s3:GetBucketCORS",
+    PutBucketCors: "s3:PutBucketCORS",
+    DeleteBucketCors: "s3:PutBucketCORS",
+    GetBucketVersioning: "s3:GetBucketVersioning",
+    PutBucketVersioning: "s3:PutBucketVersioning",
+    GetBucketTagging: "s3:GetBucketTagging",
+    PutBucketTagging: "s3:PutBucketTagging",
+    DeleteBucketTagging: "s3:PutBucketTagging",
+    GetBucketEncryption: "s3:GetEncryptionConfiguration",
+    PutBucketEncryption: "s3:PutEncryptionConfiguration",
+    DeleteBucketEncryption: "s3:PutEncryptionConfiguration",
+    GetBucketWebsite: "s3:GetBucketWebsite",
+    PutBucketWebsite: "s3:PutBucketWebsite",
+    DeleteBucketWebsite: "s3:DeleteBucketWebsite",
+    GetBucketLogging: "s3:GetBucketLogging",
+    PutBucketLogging: "s3:PutBucketLogging",
+    GetBucketNotificationConfiguration: "s3:GetBucketNotification",
+    PutBucketNotificationConfiguration: "s3:PutBucketNotification",
+    GetBucketReplication: "s3:GetReplicationConfiguration",
+    PutBucketReplication: "s3:PutReplicationConfiguration",
+    DeleteBucketReplication: "s3:DeleteReplicationConfiguration",
+    GetBucketRequestPayment: "s3:GetBucketRequestPayment",
+    PutBucketRequestPayment: "s3:PutBucketRequestPayment",
+    GetBucketAccelerateConfiguration: "s3:GetAccelerateConfiguration",
+    PutBucketAccelerateConfiguration: "s3:PutAccelerateConfiguration",
+    GetPublicAccessBlock: "s3:GetBucketPublicAccessBlock",
+    PutPublicAccessBlock: "s3:PutBucketPublicAccessBlock",
+    DeletePublicAccessBlock: "s3:PutBucketPublicAccessBlock",
+    GetBucketOwnershipControls: "s3:GetBucketOwnershipControls",
+    PutBucketOwnershipControls: "s3:PutBucketOwnershipControls",
+    DeleteBucketOwnershipControls: "s3:PutBucketOwnershipControls",
+    GetObjectLockConfiguration: "s3:GetBucketObjectLockConfiguration",
+    PutObjectLockConfiguration: "s3:PutBucketObjectLockConfiguration",
 }
 
 impl Op {
@@ -69,19 +116,19 @@ impl Op {
     /// Whether the request is about the bucket, not about one object.
     pub fn is_of_bucket(self) -> bool {
         use Op::*;
-        matches!(
-            self,
-            ListObjects
-                | DeleteObjects
-                | ListMultipartUploads
-                | GetBucketAcl
-                | PutBucketAcl
-                | HeadBucket
-                | CreateBucket
-                | DeleteBucket
-                | ListBuckets
-                | GetBucketLocation
-        )
+        self.name().contains("Bucket")
+            || matches!(
+                self,
+                ListObjects
+                    | ListObjectVersions
+                    | DeleteObjects
+                    | ListMultipartUploads
+                    | GetPublicAccessBlock
+                    | PutPublicAccessBlock
+                    | DeletePublicAccessBlock
+                    | GetObjectLockConfiguration
+                    | PutObjectLockConfiguration
+            )
     }
 }
 
@@ -92,8 +139,12 @@ pub struct RequestCounts {
     pub by_operation: BTreeMap<&'static str, u64>,
     /// Requests that were sent again, for whatever reason.
     pub retries: u64,
-    /// Operations that failed in the end.
+    /// Answers that asked for fewer requests.
+    pub throttles: u64,
+    /// Operations that failed in the end, a missing object not counted.
     pub failures: u64,
+    /// When the last of them failed, and how.
+    pub last_failure: Option<(SystemTime, String)>,
     /// Body bytes received.
     pub bytes_in: u64,
     /// Body bytes sent.
@@ -110,7 +161,9 @@ impl RequestCounts {
 pub(super) struct Counters {
     by_operation: Vec<AtomicU64>,
     pub retries: AtomicU64,
-    pub failures: AtomicU64,
+    pub throttles: AtomicU64,
+    failures: AtomicU64,
+    last_failure: Mutex<Option<(SystemTime, String)>>,
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,
 }
@@ -120,7 +173,9 @@ impl Counters {
         Counters {
             by_operation: Op::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
             retries: AtomicU64::new(0),
+            throttles: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            last_failure: Mutex::new(None),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
         }
@@ -128,6 +183,15 @@ impl Counters {
 
     pub fn sent(&self, op: Op) {
         self.by_operation[op as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An operation failed for good. What programs provoke all day (a missing object, a lost race) is no failure.
+    pub fn failed(&self, error: &Error) {
+        if !error.kind().is_news() || matches!(error.kind(), Kind::Conflict | Kind::Stale) {
+            return;
+        }
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        *self.last_failure.lock() = Some((SystemTime::now(), error.to_string()));
     }
 
     pub fn snapshot(&self) -> RequestCounts {
@@ -139,7 +203,9 @@ impl Counters {
                 .filter(|(_, n)| *n > 0)
                 .collect(),
             retries: load(&self.retries),
+            throttles: load(&self.throttles),
             failures: load(&self.failures),
+            last_failure: self.last_failure.lock().clone(),
             bytes_in: load(&self.bytes_in),
             bytes_out: load(&self.bytes_out),
         }

@@ -48,14 +48,14 @@ pub(super) struct Acknowledged {
 }
 
 /// How a file was acknowledged.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acknowledge {
     /// There was nothing to acknowledge.
     Nothing,
     /// The journal has it; [`Writer::commit_acknowledged`] is to follow.
     Journaled,
-    /// The store has it.
-    Stored(Box<Option<Committed>>),
+    /// The journal does not take it: [`Writer::commit`] has to store it first.
+    Store,
 }
 
 /// What is known of a file that was acknowledged and is not stored.
@@ -293,15 +293,12 @@ impl Writer {
         Writer::of(io, state)
     }
 
-    /// Makes everything written so far safe: in the journal with `writeback`, else at the store. Errors: those of
-    /// [`Writer::commit`], when the journal cannot take it and the store does not either.
+    /// With `writeback`, makes everything written so far safe in the journal. Errors: that of a failed stream.
     pub async fn acknowledge(&self) -> Result<Acknowledge> {
-        if let Some(journal) = self.journal()
-            && let Some(done) = self.acknowledge_here(journal).await?
-        {
-            return Ok(done);
+        match self.journal() {
+            Some(journal) => Ok(self.acknowledge_here(journal).await?.unwrap_or(Acknowledge::Store)),
+            None => Ok(Acknowledge::Store),
         }
-        Ok(Acknowledge::Stored(Box::new(self.commit().await?)))
     }
 
     /// `None`: the store has to take it.
@@ -570,31 +567,7 @@ impl Writer {
         }
     }
 
-    /// Changes what the commit of what was acknowledged carries, and every later one.
-    pub fn edit_acknowledged(&self, f: &mut dyn FnMut(&mut NewObject)) {
-        let mut s = self.state.lock();
-        if let Some(a) = &mut s.acked {
-            f(&mut a.object);
-        }
-    }
-
-    /// As [`Writer::edit_object`]; where everything is acknowledged and nothing is on its way yet, the commit that is to
-    /// come anyway carries the change.
-    pub fn edit_carried(&self, f: &mut dyn FnMut(&mut NewObject)) {
-        {
-            let mut s = self.state.lock();
-            let generation = s.generation;
-            let waits = s.running.is_none() && !s.unlinked;
-            if let Some(a) = s.acked.as_mut().filter(|a| waits && a.generation == generation) {
-                f(&mut a.object);
-                s.object = a.object.clone();
-                return;
-            }
-        }
-        self.edit_object(f);
-    }
-
-    /// Writes down what [`Writer::edit_carried`] changed; best effort, as nobody was promised anything.
+    /// Writes down what [`Writer::edit_object`] changed; best effort, as nobody was promised anything.
     pub async fn refresh_record(&self) {
         let Some(journal) = self.journal() else { return };
         let _journaling = self.journaling.lock().await;

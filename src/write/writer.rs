@@ -189,7 +189,7 @@ impl Writer {
     }
 
     /// Completes the stream, so that what it sent can be had again.
-    async fn seal(&self) -> Result<()> {
+    pub(super) async fn seal(&self) -> Result<()> {
         self.commit().await.map(|_| ())
     }
 
@@ -210,7 +210,7 @@ impl Writer {
             }
             match self.fetch(&pieces, base.as_ref()).await {
                 // A commit of ours replaced the base meanwhile.
-                Err(e) if e.kind() == Kind::Conflict && self.base() != base => {}
+                Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Stale) && self.base() != base => {}
                 Err(e) if e.kind() == Kind::Conflict => return Err(e.with_kind(Kind::Stale)),
                 done => return done,
             }
@@ -257,7 +257,7 @@ impl Writer {
                 continue;
             }
             match self.fetch(&found, base.as_ref()).await {
-                Err(e) if e.kind() == Kind::Conflict && self.base() != base => {}
+                Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Stale) && self.base() != base => {}
                 Err(e) if e.kind() == Kind::Conflict => return Err(e.with_kind(Kind::Stale)),
                 done => return done,
             }
@@ -272,6 +272,7 @@ impl Writer {
             out.push(match (&p.from, base) {
                 (Origin::Memory(b), _) => b.clone(),
                 (Origin::Zero, _) => BytesMut::zeroed((p.range.end - p.range.start) as usize).freeze(),
+                (Origin::Copied(extent), _) => self.io.copied(extent, p.range.end - p.range.start).await?,
                 (Origin::Base, Some(object)) => {
                     let bytes =
                         self.io.reads.range(object, p.range.clone()).await.map_err(|e| base_error(e, object))?;
@@ -408,7 +409,8 @@ impl Writer {
         if offset >= s.size { offset } else { s.data().end_of(offset).unwrap_or(offset) }
     }
 
-    /// Changes what the next commit carries; false when nothing is dirty.
+    /// Changes what the next commit carries; false when nothing is dirty. Where everything is acknowledged and nothing
+    /// is on its way yet, that is the commit that is to come anyway.
     pub fn edit_object(&self, f: &mut dyn FnMut(&mut NewObject)) -> bool {
         let mut s = self.state.lock();
         if !s.dirty() || s.unlinked {
@@ -416,8 +418,13 @@ impl Writer {
         }
         let before = s.object.clone();
         f(&mut s.object);
-        if s.object != before {
-            s.generation += 1;
+        if s.object == before {
+            return true;
+        }
+        let (generation, object, waits) = (s.generation, s.object.clone(), s.running.is_none());
+        match s.acked.as_mut().filter(|a| waits && a.generation == generation) {
+            Some(acked) => acked.object = object,
+            None => s.generation += 1,
         }
         true
     }
@@ -435,6 +442,12 @@ impl Writer {
         let mut s = self.state.lock();
         if s.base.is_some() {
             s.key = object.id.key.clone();
+            let old = s.base.as_ref().map(|b| b.id.clone());
+            for layer in &mut s.layers {
+                if let Some(old) = &old {
+                    layer.overlay.rebase(old, &object);
+                }
+            }
             s.base = Some(object);
         }
     }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
 use crate::read::Object;
-use crate::s3::{Condition, ETag, Headers, NewObject, ObjectId};
+use crate::s3::{Acl, Condition, ETag, Grant, Grantee, Headers, NewObject, ObjectId};
 
 /// Begins every frame; the last byte is the version of the format.
 pub(super) const MARK: u32 = u32::from_le_bytes(*b"XJ\xb6\x01");
@@ -152,9 +152,61 @@ pub(super) struct ObjectRecord {
     metadata: std::collections::BTreeMap<String, String>,
     storage_class: Option<String>,
     acl: Option<String>,
+    grants: Option<AclRecord>,
     tags: Vec<(String, String)>,
     sse: Option<String>,
     sse_kms_key: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct AclRecord {
+    owner: String,
+    owner_name: Option<String>,
+    /// Who, the permission, and whether objects inherit it.
+    grants: Vec<(WhoRecord, String, Option<bool>)>,
+    delivered: Option<bool>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum WhoRecord {
+    User(String, Option<String>),
+    Group(String),
+    Email(String),
+}
+
+impl From<&Acl> for AclRecord {
+    fn from(a: &Acl) -> Self {
+        let who = |g: &Grantee| match g.clone() {
+            Grantee::User { id, name } => WhoRecord::User(id, name),
+            Grantee::Group(uri) => WhoRecord::Group(uri),
+            Grantee::Email(address) => WhoRecord::Email(address),
+        };
+        AclRecord {
+            owner: a.owner_id.clone(),
+            owner_name: a.owner_name.clone(),
+            grants: a.grants.iter().map(|g| (who(&g.grantee), g.permission.clone(), g.delivered)).collect(),
+            delivered: a.delivered,
+        }
+    }
+}
+
+impl From<AclRecord> for Acl {
+    fn from(r: AclRecord) -> Self {
+        let grant = |(who, permission, delivered)| {
+            let grantee = match who {
+                WhoRecord::User(id, name) => Grantee::User { id, name },
+                WhoRecord::Group(uri) => Grantee::Group(uri),
+                WhoRecord::Email(address) => Grantee::Email(address),
+            };
+            Grant { grantee, permission, delivered }
+        };
+        Acl {
+            owner_id: r.owner,
+            owner_name: r.owner_name,
+            grants: r.grants.into_iter().map(grant).collect(),
+            delivered: r.delivered,
+        }
+    }
 }
 
 impl From<&NewObject> for ObjectRecord {
@@ -170,6 +222,7 @@ impl From<&NewObject> for ObjectRecord {
             metadata: h.metadata,
             storage_class: o.storage_class.clone(),
             acl: o.acl.clone(),
+            grants: o.grants.as_ref().map(Into::into),
             tags: o.tags.clone(),
             sse: o.sse.clone(),
             sse_kms_key: o.sse_kms_key.clone(),
@@ -191,6 +244,7 @@ impl From<ObjectRecord> for NewObject {
             },
             storage_class: r.storage_class,
             acl: r.acl,
+            grants: r.grants.map(Into::into),
             tags: r.tags,
             sse: r.sse,
             sse_kms_key: r.sse_kms_key,
@@ -348,6 +402,14 @@ mod tests {
         object.headers.content_type = Some("text/plain".into());
         object.headers.metadata.insert("mode".into(), "33188".into());
         object.tags = vec![("a".into(), "b".into())];
+        let everybody = Grantee::Group("all".into());
+        let owner = Grantee::User { id: "o".into(), name: None };
+        let grant = |grantee, right: &str| Grant { grantee, permission: right.into(), delivered: Some(true) };
+        object.grants = Some(Acl {
+            owner_id: "o".into(),
+            grants: vec![grant(everybody, "READ"), grant(owner, "FULL_CONTROL")],
+            ..Acl::default()
+        });
         assert_eq!(NewObject::from(ObjectRecord::from(&object)), object);
         for condition in [Condition::None, Condition::Absent, Condition::Match(ETag::new("x"))] {
             assert_eq!(Condition::from(ConditionRecord::from(&condition)), condition);
