@@ -1,5 +1,6 @@
 //! What the daemon drives: the file system as the kernel sees it, and the handles to end it and to look into it.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -173,6 +174,26 @@ impl Console for Served {
     fn refresh(&self, path: String) -> BoxFuture<'static, Result<u64>> {
         let fs = self.fs.clone();
         Box::pin(async move { fs.forget_below(&path, KERNEL_PATIENCE).await.map(|n| n as u64) })
+    }
+
+    fn retry(&self, ids: Vec<u64>) -> BoxFuture<'static, Result<u64>> {
+        let ids = (!ids.is_empty()).then_some(ids);
+        Box::pin(std::future::ready(self.fs.retry(ids.as_deref()).map(|n| n as u64)))
+    }
+
+    fn export(&self, id: u64, path: PathBuf) -> BoxFuture<'static, Result<()>> {
+        let fs = self.fs.clone();
+        Box::pin(async move { fs.export(id, &path).await })
+    }
+
+    fn discard(&self, ids: Vec<u64>) -> BoxFuture<'static, Result<u64>> {
+        let fs = self.fs.clone();
+        Box::pin(async move {
+            for id in &ids {
+                fs.discard(*id).await?;
+            }
+            Ok(ids.len() as u64)
+        })
     }
 }
 
