@@ -199,6 +199,61 @@ fn copy_file_range_copies_what_the_handle_reads() {
 
 // R100
 #[test]
+fn large_ranges_are_copied_by_the_store() {
+    const MIB: usize = 1 << 20;
+    let (server, _alone) = start();
+    let stored = pattern(24 * MIB, 13);
+    server.put("stored", &stored);
+    let mount = TestMount::new(&server);
+    let before = server.counts();
+    mount.sh("cp stored copy");
+    if let (Some(embedded), Some(before)) = (server.embedded_server(), before) {
+        let counts = embedded.counts();
+        let since = |op: &str| counts.get(op).unwrap_or(&0) - before.get(op).unwrap_or(&0);
+        assert!(since("UploadPartCopy") + since("CopyObject") > 0, "{counts:?}");
+        assert_eq!(since("UploadPart") + since("PutObject"), 0, "no byte was sent: {counts:?}");
+    }
+    assert_eq!(server.get("copy"), stored);
+    mount.umount();
+}
+
+// R100
+#[test]
+fn what_was_copied_outlives_its_source() {
+    const MIB: i64 = 1 << 20;
+    let (server, _alone) = start();
+    let stored = pattern(12 << 20, 14);
+    let names = ["unlinked", "renamed", "replaced", "overwritten", "chmodded"];
+    for name in names {
+        server.put(name, &stored);
+    }
+    server.put("new", b"new");
+    let mount = TestMount::new(&server);
+    let copies: Vec<File> = names
+        .iter()
+        .map(|name| {
+            let copy = read_write(&mount.join(format!("{name}.copy")));
+            let source = File::open(mount.join(name)).unwrap();
+            assert_eq!(copy_range(&source, MIB, &copy, 0, 10 << 20), Ok(10 * MIB));
+            copy
+        })
+        .collect();
+    fs::remove_file(mount.join("unlinked")).unwrap();
+    fs::rename(mount.join("renamed"), mount.join("elsewhere")).unwrap();
+    fs::rename(mount.join("new"), mount.join("replaced")).unwrap();
+    fs::write(mount.join("overwritten"), b"other bytes").unwrap();
+    fs::set_permissions(mount.join("chmodded"), PermissionsExt::from_mode(0o600)).unwrap();
+    File::open(mount.join("chmodded")).unwrap().sync_all().unwrap();
+    for (copy, name) in copies.into_iter().zip(names) {
+        assert_eq!(content(&copy), stored[1 << 20..11 << 20], "{name}");
+        drop(copy);
+        assert_eq!(server.get(&format!("{name}.copy")), stored[1 << 20..11 << 20], "{name}");
+    }
+    mount.umount();
+}
+
+// R100
+#[test]
 fn copy_file_range_sees_mapped_pages_and_changes_them() {
     let (server, _alone) = start();
     let mount = TestMount::new(&server);
@@ -629,6 +684,25 @@ fn what_an_object_store_cannot_do_has_the_errno_that_programs_know() {
     fs::create_dir_all(mount.join(deep.join("/"))).unwrap();
     let too_deep = mount.join(deep.join("/")).join("v".repeat(30));
     assert_eq!(errno(fs::write(&too_deep, b"").unwrap_err()), libc::ENAMETOOLONG, "a key of over 1,024 bytes");
+    mount.umount();
+}
+
+// R107
+#[test]
+fn a_running_program_is_not_written() {
+    let (server, _alone) = start();
+    let mount = TestMount::new(&server);
+    fs::copy("/bin/sleep", mount.join("sleep")).unwrap();
+    let mut running = std::process::Command::new(mount.join("sleep")).arg("60").spawn().unwrap();
+    for mut options in [OpenOptions::new().write(true).clone(), OpenOptions::new().append(true).clone()] {
+        let refused = options.create(true).open(mount.join("sleep")).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ETXTBSY));
+    }
+    assert_eq!(nix::unistd::truncate(&mount.join("sleep"), 0), Err(nix::errno::Errno::ETXTBSY));
+    assert!(running.try_wait().unwrap().is_none(), "it goes on");
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert_eq!(server.get("sleep"), fs::read("/bin/sleep").unwrap());
     mount.umount();
 }
 
