@@ -184,6 +184,7 @@ impl Fs {
         if inode.kind() == FileKind::Dir {
             return Err(Kind::IsDir.into());
         }
+        self.settle_copies(None).await;
         let _changing = inode.changing.lock().await;
         let key = self.inodes.key(inode.ino)?;
         let (writer, _, open) = self.usage(&inode);

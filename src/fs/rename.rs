@@ -59,6 +59,7 @@ impl Fs {
                 _ => {}
             }
         }
+        self.settle_copies(None).await;
         if source.kind() == FileKind::Dir {
             if self.inodes.is_inside(to.0, source.ino) {
                 return Err(Error::new(Kind::Invalid, "rename a directory into itself").with_key(to.1));
