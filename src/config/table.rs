@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::memory;
-use super::options::{Addressing, Attrs, ListVersion, Log, LogLevel, Options, ProviderChoice, Signature};
+use super::options::{Addressing, Attrs, ListVersion, Log, LogLevel, Options, ProviderChoice, Signature, XattrList};
 use super::value::{self, Parsed};
 
 /// One option.
@@ -378,6 +378,37 @@ pub static TABLE: &[Spec] = &[
         set: |o, v| value::size(v, 5 * MIB..=(1 << 50)).map(|v| o.stream_after = v),
     },
     Spec {
+        name: "writeback",
+        group: Group::Memory,
+        value: "",
+        default: "false",
+        doc: "Let close return when the bytes are safe in a journal below `state_dir`, and upload in the background; fsync \
+              still waits for the store. Off: what was closed is in the bucket, whatever becomes of this machine.",
+        set: |o, v| value::flag(v).map(|v| o.writeback = v),
+    },
+    Spec {
+        name: "writeback_limit",
+        group: Group::Memory,
+        value: "SIZE|auto",
+        default: "auto",
+        doc: "Bytes on the disk of `state_dir` that wait for the store at most; beyond, close waits for the store. auto: a \
+              tenth of that disk, at most 8G; 256M of the disk stay free in any case.",
+        set: |o, v| {
+            o.writeback_limit = if v == "auto" { None } else { Some(value::size(v, MIB..=(1 << 50))?) };
+            Ok(())
+        },
+    },
+    Spec {
+        name: "state_dir",
+        group: Group::Memory,
+        value: "DIR",
+        default: "",
+        doc: "Where the journal is: uploads that were begun, and with `writeback` what was closed and is not stored. Unset: \
+              STATE_DIRECTORY (systemd), else /var/lib/xosfs for root and ~/.local/state/xosfs for anybody else. It has to \
+              survive a restart of the machine.",
+        set: |o, v| value::path(v).map(|v| o.state_dir = Some(v)),
+    },
+    Spec {
         name: "storage_class",
         group: Group::Objects,
         value: "CLASS",
@@ -421,6 +452,15 @@ pub static TABLE: &[Spec] = &[
         doc: "What becomes of mode, owner and times: kept in the object's metadata (as s3fs and rclone do), or only in \
               memory. store: programs that restore files expect them back.",
         set: |o, v| value::choice(v, Attrs::CHOICES).map(|v| o.attrs = v),
+    },
+    Spec {
+        name: "xattr_list",
+        group: Group::Objects,
+        value: "metadata|all",
+        default: "metadata",
+        doc: "What listxattr names: user metadata that is known without a request, or the attributes `user.s3.*` as well. \
+              metadata: programs that copy files list and copy all that is named, at up to three requests a file.",
+        set: |o, v| value::choice(v, XattrList::CHOICES).map(|v| o.xattr_list = v),
     },
     Spec {
         name: "connect_timeout",

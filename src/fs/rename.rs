@@ -17,8 +17,8 @@ use futures_util::stream::{self, StreamExt};
 use tracing::warn;
 
 use super::Fs;
-use super::attr::{Facts, FileKind};
-use super::copy::Copying;
+use super::attr::{self, Facts, FileKind};
+use super::copy::{Copying, apply_edits};
 use super::inode::{Ino, Inode};
 use super::kept::Known;
 use crate::error::{Error, Kind, Result};
@@ -59,6 +59,7 @@ impl Fs {
                 _ => {}
             }
         }
+        self.settle_copies(None).await;
         if source.kind() == FileKind::Dir {
             if self.inodes.is_inside(to.0, source.ino) {
                 return Err(Error::new(Kind::Invalid, "rename a directory into itself").with_key(to.1));
@@ -81,16 +82,24 @@ impl Fs {
         let new = self.inodes.prefix(to.0)?.file(to.1)?;
         // Before the copy: a delete that waits for the last close of what was here must not take what comes here.
         let buried = self.graves.reuse(&new).await;
+        // What is pending under the target's name must not be stored after what comes here.
+        let replaced = target.and_then(|t| t.state.lock().writer.clone());
+        let _quiet = match &replaced {
+            Some(w) => Some(w.hold_commits().await?),
+            None => None,
+        };
         let (writer, stored, _) = self.usage(source);
         if let Some(w) = &writer
             && !stored
-            && w.rekey(new.clone()).is_ok()
         {
-            // The target's object stays in the bucket until this file's commit replaces it.
-            let replaces = target.is_some_and(|t| t.state.lock().stored) || buried;
-            self.moved(source, from, to, target).await?;
-            source.state.lock().stored |= replaces;
-            return Ok(());
+            let _held = w.hold_commits().await?;
+            if !self.usage(source).1 && w.rekey(new.clone()).await.is_ok() {
+                // The target's object stays in the bucket until this file's commit replaces it.
+                let replaces = target.is_some_and(|t| t.state.lock().stored) || buried;
+                self.moved(source, from, to, target).await?;
+                source.state.lock().stored |= replaces;
+                return Ok(());
+            }
         }
         if let Some(w) = &writer
             && w.is_dirty()
@@ -101,9 +110,11 @@ impl Fs {
             let state = source.state.lock();
             (state.attr.clone(), state.attr_pending, state.facts.storage_class.clone())
         };
-        // Encryption under a key of its own is no more kept by a copy than the class is; where nobody has looked at the
-        // file, the bucket's default holds.
-        let meta = self.known_meta(source).filter(|m| pending || m.sse_kms_key.is_some());
+        // A copy drops encryption under a key of its own as it does the class, and gives the object a new time. Where
+        // nobody has looked at the file that is not known: the bucket's default and the store's time hold then.
+        let meta = self.known_meta(source).filter(|m| {
+            pending || m.sse_kms_key.is_some() || self.settings.store_attrs && !attr::has_mtime(&m.headers.metadata)
+        });
         let replace = match (meta, pending) {
             (None, false) => None,
             (meta, _) => {
@@ -112,13 +123,18 @@ impl Fs {
                     None => self.refresh(source).await?,
                 };
                 let mut object = self.headers_carried(&meta);
-                if pending {
-                    attr.store(&mut object.headers.metadata);
+                let state = source.state.lock();
+                if self.settings.store_attrs {
+                    if state.attr_changed {
+                        attr.store(&mut object.headers.metadata);
+                    }
+                    attr::keep_mtime(&mut object.headers.metadata, &meta);
                 }
+                apply_edits(&state.edits, &mut object, &self.settings.provider.tags);
                 Some(object)
             }
         };
-        let carried = replace.clone().filter(|_| pending);
+        let carried = replace.clone();
         let object = match self.stored_object(source, old.clone()) {
             Ok(object) => object,
             Err(_) => {
@@ -149,7 +165,10 @@ impl Fs {
                 meta.headers = object.headers;
                 meta.tag_count = None;
                 state.facts = Facts::of_meta(&meta);
-                state.attr_pending = false;
+            }
+            if pending {
+                (state.attr_pending, state.attr_changed) = (false, false);
+                state.edits.clear();
             }
         }
         self.now_at(source, new, &stored, known);
@@ -217,9 +236,11 @@ impl Fs {
             if let Some(w) = writer {
                 if !stored && w.key().as_str().starts_with(old.as_str()) {
                     let key = Key::new(format!("{new}{}", &w.key().as_str()[old.as_str().len()..]))?;
-                    if w.rekey(key).is_ok() {
+                    let held = w.hold_commits().await?;
+                    if w.rekey(key).await.is_ok() {
                         continue;
                     }
+                    drop(held);
                 }
                 self.commit(inode).await?;
             }

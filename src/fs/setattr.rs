@@ -37,7 +37,7 @@ impl Fs {
         if stores {
             self.learn_attr(&inode).await?;
         }
-        let schedule = {
+        let (schedule, carrier) = {
             let mut state = inode.state.lock();
             let before = state.attr.clone();
             let attr = &mut state.attr;
@@ -72,8 +72,18 @@ impl Fs {
             let pending = differs && stores && self.settings.store_attrs && !carried && ino != super::ROOT;
             let schedule = pending && !state.attr_pending;
             state.attr_pending |= pending;
-            schedule
+            state.attr_changed |= pending;
+            // A commit that is under way carries the old ones: the next one has the news.
+            let carrier = state.writer.clone().filter(|_| carried && differs && stores && self.settings.store_attrs);
+            if let Some(w) = &carrier {
+                let attr = state.attr.clone();
+                w.edit_object(&mut |o| attr.store(&mut o.headers.metadata));
+            }
+            (schedule, carrier)
         };
+        if let Some(w) = carrier {
+            w.refresh_record().await;
+        }
         if schedule {
             self.schedule_attr(&inode);
         }
@@ -81,7 +91,7 @@ impl Fs {
     }
 
     /// The metadata the change is applied to has to be known: a chmod must not reset an mtime nobody looked at.
-    async fn learn_attr(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
+    pub(super) async fn learn_attr(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
         let told = {
             let state = inode.state.lock();
             state.attr.kind == FileKind::Dir || state.facts.meta.is_some() || !state.stored || state.writer.is_some()
@@ -92,7 +102,7 @@ impl Fs {
         Ok(())
     }
 
-    fn schedule_attr(self: &Arc<Self>, inode: &Arc<Inode>) {
+    pub(super) fn schedule_attr(self: &Arc<Self>, inode: &Arc<Inode>) {
         let (fs, inode, delay) = (self.clone(), inode.clone(), self.settings.attr_delay);
         self.inodes.pin(inode.ino);
         self.spawn(async move {
