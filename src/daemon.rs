@@ -10,6 +10,7 @@
 pub mod connect;
 pub mod control;
 pub mod heap;
+pub mod leftover;
 pub mod log;
 pub mod metrics;
 pub mod report;

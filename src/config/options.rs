@@ -168,6 +168,10 @@ pub struct Options {
     pub max_uploads: usize,
     /// Bytes.
     pub stream_after: u64,
+    pub writeback: bool,
+    /// Bytes; `None`: by the disk.
+    pub writeback_limit: Option<u64>,
+    pub state_dir: Option<PathBuf>,
     pub storage_class: Option<String>,
     pub acl: Option<String>,
     pub tags: Vec<(String, String)>,
@@ -304,6 +308,9 @@ impl Default for Options {
             part_size: 0,
             max_uploads: 0,
             stream_after: 0,
+            writeback: false,
+            writeback_limit: None,
+            state_dir: None,
             storage_class: None,
             acl: None,
             tags: Vec::new(),
@@ -559,6 +566,26 @@ impl Options {
             _ => user_cache(env),
         }
     }
+
+    /// Where the journal is.
+    pub fn state(&self, env: &dyn Fn(&str) -> Option<String>) -> PathBuf {
+        if let Some(dir) = &self.state_dir {
+            return dir.clone();
+        }
+        if let Some(dirs) = env("STATE_DIRECTORY").filter(|d| d.starts_with('/')) {
+            return PathBuf::from(dirs.split(':').next().unwrap_or(&dirs));
+        }
+        match value::caller().0 {
+            0 => PathBuf::from("/var/lib/xosfs"),
+            _ => user_state(env),
+        }
+    }
+}
+
+/// `~/.local/state/xosfs`, or what XDG_STATE_HOME says.
+fn user_state(env: &dyn Fn(&str) -> Option<String>) -> PathBuf {
+    let base = env("XDG_STATE_HOME").filter(|d| d.starts_with('/')).map(PathBuf::from);
+    base.unwrap_or_else(|| PathBuf::from(env("HOME").unwrap_or_else(|| "/".into())).join(".local/state")).join("xosfs")
 }
 
 /// `~/.cache/xosfs`, or what XDG_CACHE_HOME says.

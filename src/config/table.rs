@@ -378,6 +378,37 @@ pub static TABLE: &[Spec] = &[
         set: |o, v| value::size(v, 5 * MIB..=(1 << 50)).map(|v| o.stream_after = v),
     },
     Spec {
+        name: "writeback",
+        group: Group::Memory,
+        value: "",
+        default: "false",
+        doc: "Let close return when the bytes are safe in a journal below `state_dir`, and upload in the background; fsync \
+              still waits for the store. Off: what was closed is in the bucket, whatever becomes of this machine.",
+        set: |o, v| value::flag(v).map(|v| o.writeback = v),
+    },
+    Spec {
+        name: "writeback_limit",
+        group: Group::Memory,
+        value: "SIZE|auto",
+        default: "auto",
+        doc: "Bytes on the disk of `state_dir` that wait for the store at most; beyond, close waits for the store. auto: a \
+              tenth of that disk, at most 8G; 256M of the disk stay free in any case.",
+        set: |o, v| {
+            o.writeback_limit = if v == "auto" { None } else { Some(value::size(v, MIB..=(1 << 50))?) };
+            Ok(())
+        },
+    },
+    Spec {
+        name: "state_dir",
+        group: Group::Memory,
+        value: "DIR",
+        default: "",
+        doc: "Where the journal is: uploads that were begun, and with `writeback` what was closed and is not stored. Unset: \
+              STATE_DIRECTORY (systemd), else /var/lib/xosfs for root and ~/.local/state/xosfs for anybody else. It has to \
+              survive a restart of the machine.",
+        set: |o, v| value::path(v).map(|v| o.state_dir = Some(v)),
+    },
+    Spec {
         name: "storage_class",
         group: Group::Objects,
         value: "CLASS",

@@ -202,7 +202,7 @@ pub fn explain(error: Error, options: &Options, bucket: &str) -> Error {
 }
 
 /// The directory exists and takes a file.
-fn check_staging(dir: &Path) -> Result<()> {
+pub fn check_staging(dir: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)

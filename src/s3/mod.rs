@@ -256,6 +256,32 @@ impl S3 {
         self.0.place.read().region.clone()
     }
 
+    /// Whether the bucket's name stands in the host: as set, or as the store corrected it.
+    pub fn in_host(&self) -> bool {
+        self.0.place.read().in_host
+    }
+
+    /// Where the keys come from, for messages.
+    pub fn credentials_source(&self) -> String {
+        self.shared().settings.credentials.source()
+    }
+
+    /// What this store turned out not to have, for messages.
+    pub fn lacks(&self) -> Vec<&'static str> {
+        let (learned, settings) = (self.learned(), &self.shared().settings);
+        let asked_v1 = settings.list_version == ListVersion::V1;
+        [
+            (learned.list_v1.load(Ordering::Relaxed) && !asked_v1, "listing version 2"),
+            (learned.no_encoding.load(Ordering::Relaxed) && settings.list_encoding, "encoded listings"),
+            (learned.unquoted_match.load(Ordering::Relaxed), "quoted If-Match on writes"),
+            (learned.no_conditions.load(Ordering::Relaxed), "conditional writes"),
+            (learned.no_delete_many.load(Ordering::Relaxed), "deleting several objects in one request"),
+        ]
+        .into_iter()
+        .filter_map(|(is, name)| is.then_some(name))
+        .collect()
+    }
+
     /// Figures of all buckets that share these connections.
     pub fn stats(&self) -> RequestCounts {
         self.shared().counters.snapshot()
