@@ -74,7 +74,8 @@ impl Fs {
             Acknowledge::Journaled => {
                 let mut state = inode.state.lock();
                 state.wrote = writer.is_unacknowledged();
-                state.attr_pending = false;
+                state.attr_changed = false;
+                state.attr_pending = !state.edits.is_empty();
                 Ok(())
             }
             Acknowledge::Store => self.commit(inode).await,
