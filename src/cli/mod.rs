@@ -5,13 +5,23 @@
 //! 2. A daemon in the background is started before this process has any thread: see [`launch`].
 
 mod complete;
+mod cp;
 mod demo;
+mod doctor;
 mod helper;
 mod install;
+mod journal;
 mod launch;
+mod ls;
 mod mount;
+mod print;
+mod progress;
+mod rm;
 mod status;
+mod store;
+mod transfer;
 mod umount;
+mod uploads;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -73,12 +83,26 @@ enum Command {
     Flush(status::FlushArgs),
     /// Forget listings and attributes, so that changes made elsewhere show now.
     Refresh(status::RefreshArgs),
+    /// What was closed and is not in the bucket yet: list it, try again, save it elsewhere, give it up.
+    Journal(journal::JournalArgs),
+    /// Check what a mount needs: this machine, keys, endpoint, rights, and what the store supports.
+    Doctor(doctor::DoctorArgs),
     /// Print the completions of a shell.
     Completions(complete::CompletionArgs),
     /// Print the manual page.
     Man(complete::ManArgs),
     /// Let mount(8) and /etc/fstab know the type fuse.xosfs.
     InstallHelper(InstallArgs),
+    /// List objects, or the buckets.
+    Ls(ls::LsArgs),
+    /// Show what is known of an object or a bucket.
+    Stat(ls::StatArgs),
+    /// Copy between files and the store, or inside the store.
+    Cp(cp::CpArgs),
+    /// Delete objects.
+    Rm(rm::RmArgs),
+    /// Multipart uploads in progress: list and abort them.
+    Uploads(uploads::UploadsArgs),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -161,9 +185,16 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Command::Umount(args) => umount::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::InstallHelper(args) => install::run(&args),
+        Command::Ls(args) => ls::ls(&args),
+        Command::Stat(args) => ls::stat(&args),
+        Command::Cp(args) => cp::run(&args),
+        Command::Rm(args) => rm::run(&args),
+        Command::Uploads(args) => uploads::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Flush(args) => status::flush(&args),
         Command::Refresh(args) => status::refresh(&args),
+        Command::Journal(args) => journal::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => complete::completions(&args, Cli::command()),
         Command::Man(args) => complete::man(&args, Cli::command()),
     };

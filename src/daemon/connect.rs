@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::report::Report;
-use super::{Request, env};
+use super::{Request, env, role};
 use crate::config::credentials::{self, Credentials};
 use crate::config::{Options, Provider, Source, options};
 use crate::error::{Error, Kind, Result};
@@ -28,12 +28,20 @@ const GRACE: Duration = Duration::from_secs(5);
 pub fn settings(options: &Options, source: &Source, env: &dyn Fn(&str) -> Option<String>) -> Result<s3::Settings> {
     let profile = options.profile.as_deref();
     let of_profile = credentials::profile_settings(profile, env);
-    let endpoint = options.endpoint.clone().or(of_profile.endpoint_url);
+    let endpoint = options.endpoint.clone().or_else(|| of_profile.endpoint_url.clone());
     let provider = Provider::find(options.provider, endpoint.as_deref());
-    let region = options.region.clone().or(of_profile.region);
-    let credentials = if options.anonymous { Credentials::anonymous() } else { Credentials::find(profile, env)? };
+    let region = options.region.clone().or_else(|| of_profile.region.clone());
+    let region = region.unwrap_or_else(|| provider.region_of(endpoint.as_deref()));
+    let request = role::request(options, source, &of_profile, provider)?;
+    let credentials = if options.anonymous {
+        Credentials::anonymous()
+    } else {
+        let base = Credentials::find(of_profile.source_profile.as_deref().or(profile), env)?;
+        let place = role::Place { provider, endpoint: endpoint.as_deref(), region: &region };
+        role::credentials(request, || role::service(options, &place), base)?
+    };
     Ok(s3::Settings {
-        region: region.unwrap_or_else(|| provider.region_of(endpoint.as_deref())),
+        region,
         endpoint,
         bucket: source.bucket.clone(),
         addressing: match options.addressing.or(provider.addressing) {
@@ -81,7 +89,7 @@ pub async fn connect(request: &Request, report: &mut Report) -> Result<S3> {
             Err(e) => e,
         };
         if !may_pass(&error) || Instant::now() + pause > deadline {
-            return Err(explain(error, request));
+            return Err(explain(error, &request.options, &request.source.bucket));
         }
         if pause == FIRST_PAUSE {
             let seconds = request.options.patience().as_secs();
@@ -161,10 +169,10 @@ fn may_pass(error: &Error) -> bool {
 }
 
 /// Adds the setting to change where the store's client knew none.
-fn explain(error: Error, request: &Request) -> Error {
+pub fn explain(error: Error, options: &Options, bucket: &str) -> Error {
     if let Some(fix) = error.fix() {
         // It may come from the environment or a file, and then nobody sees it on the command line.
-        return match (&request.options.endpoint, error.kind()) {
+        return match (&options.endpoint, error.kind()) {
             (Some(endpoint), Kind::Unavailable | Kind::Timeout | Kind::Io) if !error.to_string().contains(endpoint) => {
                 let fix = format!("{fix} (`endpoint` is {endpoint})");
                 error.with_fix(fix)
@@ -172,8 +180,7 @@ fn explain(error: Error, request: &Request) -> Error {
             _ => error,
         };
     }
-    let bucket = &request.source.bucket;
-    let endpoint = request.options.endpoint.as_deref().unwrap_or("AWS, because `endpoint` is not set");
+    let endpoint = options.endpoint.as_deref().unwrap_or("AWS, because `endpoint` is not set");
     let fix = match error.kind() {
         Kind::NoBucket | Kind::NotFound => {
             format!("there is no bucket {bucket:?} at {endpoint}: check the name, `endpoint` and `region`")
@@ -195,7 +202,7 @@ fn explain(error: Error, request: &Request) -> Error {
 }
 
 /// The directory exists and takes a file.
-fn check_staging(dir: &Path) -> Result<()> {
+pub fn check_staging(dir: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -238,7 +245,8 @@ mod tests {
             (Error::new(Kind::Io, "list objects"), "S3 endpoint"),
             (Error::new(Kind::Denied, "x").with_fix("known"), "known"),
         ] {
-            let line = explain(error, &request()).to_string();
+            let request = request();
+            let line = explain(error, &request.options, &request.source.bucket).to_string();
             assert!(line.contains(part) && !line.contains('\n'), "{line}");
         }
     }

@@ -1,5 +1,6 @@
 //! What the daemon drives: the file system as the kernel sees it, and the handles to end it and to look into it.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,7 +12,7 @@ use super::status::{self, Origin, Status};
 use super::{Request, env};
 use crate::budget::Budget;
 use crate::cache::BlockCache;
-use crate::config::options::{Attrs, Options};
+use crate::config::options::{Attrs, Options, XattrList};
 use crate::config::{Provider, Source};
 use crate::error::{Error, Result};
 use crate::fs::{self, Defaults, Fs};
@@ -63,6 +64,7 @@ pub fn fs_settings(options: &Options, provider: &'static Provider, root: Prefix)
         negative_ttl: options.negative_ttl,
         store_attrs: options.attrs == Attrs::Store,
         attr_delay: ATTR_DELAY,
+        list_all_xattrs: options.xattr_list == XattrList::All,
         new_object: NewObject {
             headers: Headers { content_type: options.content_type.clone(), ..Headers::default() },
             storage_class: options.storage_class.as_deref().map(|c| provider.class_name(c)),
@@ -172,6 +174,26 @@ impl Console for Served {
     fn refresh(&self, path: String) -> BoxFuture<'static, Result<u64>> {
         let fs = self.fs.clone();
         Box::pin(async move { fs.forget_below(&path, KERNEL_PATIENCE).await.map(|n| n as u64) })
+    }
+
+    fn retry(&self, ids: Vec<u64>) -> BoxFuture<'static, Result<u64>> {
+        let ids = (!ids.is_empty()).then_some(ids);
+        Box::pin(std::future::ready(self.fs.retry(ids.as_deref()).map(|n| n as u64)))
+    }
+
+    fn export(&self, id: u64, path: PathBuf) -> BoxFuture<'static, Result<()>> {
+        let fs = self.fs.clone();
+        Box::pin(async move { fs.export(id, &path).await })
+    }
+
+    fn discard(&self, ids: Vec<u64>) -> BoxFuture<'static, Result<u64>> {
+        let fs = self.fs.clone();
+        Box::pin(async move {
+            for id in &ids {
+                fs.discard(*id).await?;
+            }
+            Ok(ids.len() as u64)
+        })
     }
 }
 

@@ -47,6 +47,7 @@ impl Fs {
             State::new(attr, Facts::default(), true)
         })?;
         self.marker_sent(&inode);
+        inode.state.lock().plain_marker = true;
         self.name_added(parent, name);
         // It is empty: names in it need no request for a while.
         self.listings.put(inode.ino, asked, Vec::new());
@@ -183,6 +184,7 @@ impl Fs {
         if inode.kind() == FileKind::Dir {
             return Err(Kind::IsDir.into());
         }
+        self.settle_copies(None).await;
         let _changing = inode.changing.lock().await;
         let key = self.inodes.key(inode.ino)?;
         let (writer, _, open) = self.usage(&inode);

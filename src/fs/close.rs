@@ -29,6 +29,8 @@ impl Fs {
     pub(super) async fn commit(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
         let Some(writer) = inode.state.lock().writer.clone() else { return Ok(()) };
         if writer.is_dirty() {
+            // The object that is replaced now may be what others have copied from.
+            self.settle_copies(Some(inode)).await;
             self.keep_tags_and_acl(inode, &writer).await?;
         }
         if self.settings.store_attrs {
@@ -67,6 +69,9 @@ impl Fs {
             state.attr.size = committed.object.size;
             state.stored = true;
             state.attr_pending = false;
+            state.attr_changed = false;
+            // The writer has carried them since it was made, or since they came.
+            state.edits.clear();
             state.wrote = writer.is_dirty();
             let now = Instant::now();
             state.confirmed = Some(now);

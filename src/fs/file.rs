@@ -13,6 +13,7 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 
 use super::attr::{Attr, Facts, FileKind};
+use super::copy::apply_edits;
 use super::handle::{Fh, FileHandle};
 use super::inode::{Ino, Inode, State};
 use super::kept::Known;
@@ -55,8 +56,6 @@ pub struct WriteMode {
     pub append: bool,
     /// The writer lacks the right to keep setuid and setgid.
     pub kill_suid: bool,
-    /// Stored before the write returns (O_SYNC, O_DSYNC).
-    pub sync: bool,
 }
 
 /// What a writer needs of the object it starts from.
@@ -304,6 +303,7 @@ impl Fs {
             if state.writer.is_some() {
                 continue;
             }
+            apply_edits(&state.edits, &mut object, &self.settings.provider.tags);
             state.keeps_unasked = known.tags.is_none() || known.acl.is_none();
             state.learn(known.clone());
             object.tags = known.tags.unwrap_or_default();
@@ -495,7 +495,7 @@ impl Fs {
         if !handle.write {
             return Some(Err(Kind::BadHandle.into()));
         }
-        if mode.append || mode.sync {
+        if mode.append {
             return None;
         }
         let writer = handle.inode.state.lock().writer.clone()?;
@@ -521,6 +521,6 @@ impl Fs {
             writer.write(offset, data).await?;
         }
         self.note_write(&handle.inode, mode.kill_suid, true);
-        if mode.sync { self.commit(&handle.inode).await } else { Ok(()) }
+        Ok(())
     }
 }

@@ -51,13 +51,13 @@ operations! {
     GetObjectTagging: "s3:GetObjectTagging",
     PutObjectTagging: "s3:PutObjectTagging",
     DeleteObjectTagging: "s3:DeleteObjectTagging",
+    RestoreObject: "s3:RestoreObject",
     HeadBucket: "s3:ListBucket",
     CreateBucket: "s3:CreateBucket",
     DeleteBucket: "s3:DeleteBucket",
     ListBuckets: "s3:ListAllMyBuckets",
     GetBucketLocation: "s3:GetBucketLocation",
     ListObjectVersions: "s3:ListBucketVersions",
-    RestoreObject: "s3:RestoreObject",
     GetBucketPolicy: "s3:GetBucketPolicy",
     PutBucketPolicy: "s3:PutBucketPolicy",
     DeleteBucketPolicy: "s3:DeleteBucketPolicy",
@@ -98,6 +98,7 @@ operations! {
     DeleteBucketOwnershipControls: "s3:PutBucketOwnershipControls",
     GetObjectLockConfiguration: "s3:GetBucketObjectLockConfiguration",
     PutObjectLockConfiguration: "s3:PutBucketObjectLockConfiguration",
+    AssumeRole: "sts:AssumeRole",
 }
 
 impl Op {
