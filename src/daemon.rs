@@ -14,6 +14,7 @@ pub mod leftover;
 pub mod log;
 pub mod metrics;
 pub mod report;
+pub mod role;
 pub mod state;
 pub mod status;
 pub mod volume;

@@ -117,6 +117,19 @@ pub struct MountFlags {
     pub labels: Vec<String>,
 }
 
+/// The role whose sessions sign the requests, instead of the keys themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Role {
+    pub arn: Option<String>,
+    pub session_name: Option<String>,
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    /// A ready-made one by name, JSON, or the absolute path of a file.
+    pub policy: Option<String>,
+    pub duration: Option<Duration>,
+    pub external_id: Option<String>,
+}
+
 /// Every option of a mount with its type. What each means is in [`TABLE`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -125,6 +138,7 @@ pub struct Options {
     pub region: Option<String>,
     pub profile: Option<String>,
     pub anonymous: bool,
+    pub role: Role,
     pub addressing: Addressing,
     pub signature: Signature,
     pub list: ListVersion,
@@ -271,6 +285,7 @@ impl Default for Options {
             region: None,
             profile: None,
             anonymous: false,
+            role: Role::default(),
             addressing: Addressing::Auto,
             signature: Signature::Auto,
             list: ListVersion::Auto,

@@ -58,6 +58,7 @@ impl Group {
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -119,6 +120,69 @@ pub static TABLE: &[Spec] = &[
         default: "false",
         doc: "Send requests unsigned, for public buckets. Off: a mount without keys is nearly always a mistake.",
         set: |o, v| value::flag(v).map(|v| o.anonymous = v),
+    },
+    Spec {
+        name: "role_arn",
+        group: Group::Store,
+        value: "ARN",
+        default: "",
+        doc: "Role to take with the keys, as arn:aws:iam:::role/NAME: requests are signed with sessions of it, which are \
+              renewed before they end. Unset: the profile's role_arn (its keys are then those of source_profile), else \
+              none; the keys sign themselves.",
+        set: |o, v| value::word(v).map(|v| o.role.arn = Some(v)),
+    },
+    Spec {
+        name: "role_session_name",
+        group: Group::Store,
+        value: "NAME",
+        default: "",
+        doc: "Name of the sessions in the store's logs, 2 to 64 of A-Z a-z 0-9 _ + = , . @ -. Unset: xosfs- and the name of \
+              this machine.",
+        set: |o, v| value::word(v).map(|v| o.role.session_name = Some(v)),
+    },
+    Spec {
+        name: "role_policy",
+        group: Group::Store,
+        value: "NAME|FILE|JSON",
+        default: "",
+        doc: "Policy that narrows the role's rights for this mount: all, read-only, read-write, transfer or multipart for the \
+              mounted bucket and prefix, a file, or (in a configuration file) JSON; 2048 characters at most. Unset: none, \
+              except where the provider wants one; there it is read-write, or read-only with `ro`.",
+        set: |o, v| value::role_policy(v).map(|v| o.role.policy = Some(v)),
+    },
+    Spec {
+        name: "role_duration",
+        group: Group::Store,
+        value: "DURATION",
+        default: "",
+        doc: "Life of a session, 15m to 12h. Unset: the profile's duration_seconds, else 1h; the role may allow no more.",
+        set: |o, v| value::duration(v, 15 * MINUTE..=12 * HOUR).map(|v| o.role.duration = Some(v)),
+    },
+    Spec {
+        name: "role_external_id",
+        group: Group::Store,
+        value: "TEXT",
+        default: "",
+        doc: "External id that the role's trust policy asks for. Unset: the profile's external_id, else none.",
+        set: |o, v| value::word(v).map(|v| o.role.external_id = Some(v)),
+    },
+    Spec {
+        name: "sts_endpoint",
+        group: Group::Store,
+        value: "URL",
+        default: "",
+        doc: "Where the token service answers that gives sessions of `role_arn`. Unset: where the provider has it, which is \
+              `endpoint` for all but AWS.",
+        set: |o, v| value::endpoint(v).map(|v| o.role.endpoint = Some(v)),
+    },
+    Spec {
+        name: "sts_region",
+        group: Group::Store,
+        value: "NAME",
+        default: "",
+        doc: "Region that requests to the token service are signed for. Unset: what the provider wants (ctyun for xos, with cn \
+              tried once when that is refused), else `region`.",
+        set: |o, v| value::word(v).map(|v| o.role.region = Some(v)),
     },
     Spec {
         name: "addressing",

@@ -29,6 +29,8 @@ impl Fs {
     pub(super) async fn commit(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
         let Some(writer) = inode.state.lock().writer.clone() else { return Ok(()) };
         if writer.is_dirty() {
+            // The object that is replaced now may be what others have copied from.
+            self.settle_copies(Some(inode)).await;
             self.keep_tags_and_acl(inode, &writer).await?;
         }
         if self.settings.store_attrs {

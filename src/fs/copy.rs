@@ -157,6 +157,7 @@ impl Fs {
         inode: &Arc<Inode>,
         edit: &(dyn Fn(&mut NewObject) + Send + Sync),
     ) -> Result<()> {
+        self.settle_copies(Some(inode)).await;
         let key = self.inodes.key(inode.ino)?;
         let meta = match self.known_meta(inode) {
             Some(meta) => meta,

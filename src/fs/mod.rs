@@ -122,6 +122,7 @@ pub struct Fs {
     habits: habit::Habits,
     /// Directories that show although the bucket holds no key of them: emptied on this mount.
     kept: Mutex<BTreeSet<Prefix>>,
+    borrowers: copy_range::Borrowers,
     kernel: OnceLock<Box<dyn Kernel>>,
     runtime: Runtime,
     /// Background work (delayed self-copies, deletes at last close), waited for at unmount.
@@ -149,6 +150,7 @@ impl Fs {
             uploads: writeback::Uploads::default(),
             habits: habit::Habits::new(),
             kept: Mutex::default(),
+            borrowers: copy_range::Borrowers::default(),
             kernel: OnceLock::new(),
             runtime: Runtime::current(),
             tasks: tokio_util::task::TaskTracker::new(),

@@ -138,6 +138,9 @@ impl Fs {
                     if let Err(e) = self.settle(&id.key, &writer.object(), &id.etag).await {
                         error!("{e}");
                     }
+                } else if writer.backlog().is_some() {
+                    // It is being deleted.
+                    self.rest(SETTLE).await;
                 }
                 *pause = FIRST_PAUSE;
                 self.after_upload(inode, &writer).await

@@ -53,7 +53,7 @@ pub use object::Get;
 pub use operation::RequestCounts;
 pub use post::{Post, PostCondition, PostKey, PresignedPost};
 pub use presign::{PRESIGN_DEFAULT, PRESIGN_MOST, Presign, PresignMethod, Presigned};
-pub use sts::{AssumeRole, SESSION_DEFAULT, Session, SessionPolicy, Sts, StsSettings, is_ctyun, role_credentials};
+pub use sts::{AssumeRole, SESSION_DEFAULT, Session, SessionPolicy, Sts, StsSettings, role_credentials};
 pub use types::*;
 pub use versions::{ObjectVersion, Restoring, VersionMarker, VersionPage, VersionQuery};
 
@@ -172,10 +172,10 @@ struct Learned {
     unquoted_match: AtomicBool,
     no_conditions: AtomicBool,
     no_delete_many: AtomicBool,
-    /// Whether tags sent with a multipart upload arrive: [`tagging`] has the values.
-    upload_tags: AtomicU8,
     /// The table of `sign_v2` that it signs by.
     signed_names: AtomicUsize,
+    /// Whether tags sent with a multipart upload arrive: [`tagging`] has the values.
+    upload_tags: AtomicU8,
 }
 
 /// `idle`: connections kept for later.

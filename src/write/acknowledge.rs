@@ -471,8 +471,8 @@ impl Writer {
         }
     }
 
-    /// Nothing of the file is to be stored any more.
-    pub(super) async fn end_record(&self) {
+    /// The second half of [`Writer::unlink`]: not after a crash either.
+    pub async fn forget(&self) {
         let Some(journal) = self.io.settings.journal.clone() else { return };
         let _journaling = self.journaling.lock().await;
         let Some(id) = ({
