@@ -18,6 +18,7 @@ mod bucket;
 mod configuration;
 mod documents;
 mod failure;
+pub mod grants;
 mod headers;
 mod list;
 mod multipart;
