@@ -75,7 +75,9 @@ impl Fs {
                 let mut state = inode.state.lock();
                 state.wrote = writer.is_unacknowledged();
                 state.attr_changed = false;
-                state.attr_pending = !state.edits.is_empty();
+                state.attr_pending = false;
+                // As after a commit: the writer carries them.
+                state.edits.clear();
                 Ok(())
             }
             Acknowledge::Store => self.commit(inode).await,
