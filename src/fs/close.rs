@@ -69,6 +69,9 @@ impl Fs {
             state.attr.size = committed.object.size;
             state.stored = true;
             state.attr_pending = false;
+            state.attr_changed = false;
+            // The writer has carried them since it was made, or since they came.
+            state.edits.clear();
             state.wrote = writer.is_dirty();
             let now = Instant::now();
             state.confirmed = Some(now);
