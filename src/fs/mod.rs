@@ -26,6 +26,7 @@ mod lookup;
 mod overview;
 mod rename;
 pub mod setattr;
+mod writeback;
 mod xattr;
 
 use std::collections::BTreeSet;
@@ -117,6 +118,7 @@ pub struct Fs {
     pub handles: Handles,
     listings: Listings,
     graves: graves::Graves,
+    uploads: writeback::Uploads,
     habits: habit::Habits,
     /// Directories that show although the bucket holds no key of them: emptied on this mount.
     kept: Mutex<BTreeSet<Prefix>>,
@@ -145,6 +147,7 @@ impl Fs {
             handles: Handles::default(),
             listings: Listings::new(settings.metadata_ttl, settings.negative_ttl, settings.remembered.max(1024)),
             graves: graves::Graves::default(),
+            uploads: writeback::Uploads::default(),
             habits: habit::Habits::new(),
             kept: Mutex::default(),
             borrowers: copy_range::Borrowers::default(),
