@@ -447,7 +447,7 @@ async fn staging_takes_over_when_memory_is_short_and_its_errors_are_the_writes()
     t.is_clean().await;
     let t = world(0, WriteSettings { staging_dir: "/proc/nowhere".into(), ..small() }).await;
     let w = t.create("g");
-    assert_eq!(w.write(0, Bytes::from_static(b"x")).await.unwrap_err().kind(), Kind::Io);
+    assert_eq!(w.write(0, Bytes::from_static(b"x")).await.unwrap_err().kind(), Kind::NoSpace);
     assert_eq!(w.size(), 0);
     assert_eq!(t.budget.used(), 0);
 }
