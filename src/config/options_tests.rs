@@ -38,6 +38,8 @@ fn every_option_has_an_effect() {
         "content_type" => "text/x-odd",
         "acl" => "public-read",
         "attrs" => "ignore",
+        "checksum" => "md5",
+        "on_conflict" => "fail",
         "addressing" => "path",
         "provider" => "ceph",
         "signature" => "v2",
