@@ -873,3 +873,23 @@ fn any_history_with_crashes_ends_in_what_was_acknowledged() {
         assert_eq!(w.server.store().list(BUCKET, ""), at_death.keys().cloned().collect::<Vec<_>>());
     }
 }
+
+#[test]
+fn a_file_that_was_replaced_in_the_journal_is_no_damage() {
+    let w = world();
+    let d = w.start();
+    w.no_store();
+    d.write("f", &content(1, 1 << 20));
+    d.write("f", &content(2, 2 << 20));
+    d.write("g", &content(3, 1 << 20));
+    d.unlink("g").unwrap();
+    let d = w.restart(d);
+    assert_eq!((d.damage.len(), d.pending_keys()), (0, vec!["f".to_owned()]));
+    w.store_again();
+    d.fs.retry(None).unwrap();
+    d.settles();
+    assert!(w.get("f").unwrap() == content(2, 2 << 20));
+    let files = |d: &Daemon| fs::read_dir(d.journal.dir()).unwrap().flatten().filter(|e| e.path().is_file()).count();
+    let d = w.restart(d);
+    assert_eq!(files(&d), 3, "lock, identity and one segment");
+}

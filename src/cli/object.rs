@@ -104,7 +104,7 @@ enum TagsCommand {
         #[command(flatten)]
         targets: Targets,
         /// KEY=VALUE; may be given several times.
-        #[arg(short, long = "tag", value_name = "KEY=VALUE", required = true)]
+        #[arg(short = 't', long = "tag", value_name = "KEY=VALUE", required = true)]
         tags: Vec<String>,
         /// Others go.
         #[arg(long)]
@@ -116,7 +116,7 @@ enum TagsCommand {
         #[command(flatten)]
         targets: Targets,
         /// Only this one; may be given several times.
-        #[arg(short, long = "tag", value_name = "KEY")]
+        #[arg(short = 't', long = "tag", value_name = "KEY")]
         keys: Vec<String>,
     },
 }
@@ -170,7 +170,7 @@ enum MetaCommand {
         targets: Targets,
         /// content-type, cache-control, content-disposition, content-encoding, content-language, expires, or the name
         /// of metadata (`meta.NAME` for one called as a header).
-        #[arg(short, long = "set", value_name = "NAME=VALUE", required = true)]
+        #[arg(short = 's', long = "set", value_name = "NAME=VALUE", required = true)]
         pairs: Vec<String>,
     },
     /// Remove headers and metadata.
@@ -179,7 +179,7 @@ enum MetaCommand {
         #[command(flatten)]
         targets: Targets,
         /// As for `set`.
-        #[arg(short, long = "name", value_name = "NAME", required = true)]
+        #[arg(short = 'n', long = "name", value_name = "NAME", required = true)]
         names: Vec<String>,
     },
 }

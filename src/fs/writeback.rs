@@ -127,6 +127,8 @@ impl Fs {
             return After::End;
         };
         let done = async {
+            // The object that is replaced now may be what others have copied from.
+            self.settle_copies(Some(inode)).await;
             self.keep_tags_and_acl(inode, &writer).await?;
             writer.commit_acknowledged().await
         };
