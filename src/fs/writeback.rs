@@ -74,7 +74,10 @@ impl Fs {
             Acknowledge::Journaled => {
                 let mut state = inode.state.lock();
                 state.wrote = writer.is_unacknowledged();
+                state.attr_changed = false;
                 state.attr_pending = false;
+                // As after a commit: the writer carries them.
+                state.edits.clear();
                 Ok(())
             }
             Acknowledge::Store => self.commit(inode).await,
@@ -139,6 +142,9 @@ impl Fs {
                     if let Err(e) = self.settle(&id.key, &writer.object(), &id.etag).await {
                         error!("{e}");
                     }
+                } else if writer.backlog().is_some() {
+                    // It is being deleted.
+                    self.rest(SETTLE).await;
                 }
                 *pause = FIRST_PAUSE;
                 self.after_upload(inode, &writer).await
