@@ -4,10 +4,11 @@ use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::attr::is_posix_name;
+use super::bucket_attribute::BucketAttribute;
 use super::grants::{self, Wanted};
 use crate::config::provider::{Provider, TagLimits};
 use crate::error::{Error, Kind, Result};
-use crate::s3::{Acl, Headers, NewObject, ObjectMeta};
+use crate::s3::{Acl, Headers, NewObject, ObjectMeta, ObjectVersion};
 
 /// Everything that has a meaning in a query string, or to a reader of one line.
 pub(super) const TAG_ESCAPES: &AsciiSet =
@@ -67,8 +68,8 @@ pub(super) enum Attribute {
     LastModified,
     Sse,
     Uri,
-    BucketAcl,
-    BucketLocation,
+    Versions,
+    Bucket(BucketAttribute),
     Metadata(String),
 }
 
@@ -90,6 +91,8 @@ impl Attribute {
         &["version-id"],
         &["bucket.acl"],
         &["bucket.location"],
+        &["bucket.versioning"],
+        &["bucket.tags"],
     ];
 
     /// Errors: [`Kind::Unsupported`] for other namespaces, [`Kind::NoAttribute`] for an unknown `user.s3.*`.
@@ -123,12 +126,16 @@ impl Attribute {
             "last-modified" => Attribute::LastModified,
             "sse" => Attribute::Sse,
             "uri" => Attribute::Uri,
-            "bucket.acl" => Attribute::BucketAcl,
-            "bucket.location" => Attribute::BucketLocation,
-            other => match other.strip_prefix("tag.") {
-                Some(key) if !key.is_empty() => Attribute::Tag(key.to_owned()),
-                _ => return Err(Error::new(Kind::NoAttribute, "no such attribute").with_key(name)),
-            },
+            "versions" => Attribute::Versions,
+            other => {
+                let tag = other.strip_prefix("tag.").filter(|key| !key.is_empty());
+                let bucket = other.strip_prefix("bucket.").and_then(BucketAttribute::parse);
+                match (tag, bucket) {
+                    (Some(key), _) => Attribute::Tag(key.to_owned()),
+                    (_, Some(of_bucket)) => Attribute::Bucket(of_bucket),
+                    _ => return Err(Error::new(Kind::NoAttribute, "no such attribute").with_key(name)),
+                }
+            }
         })
     }
 }
@@ -189,6 +196,19 @@ pub(super) fn check_tags(tags: &[(String, String)], limits: &TagLimits) -> Resul
 pub fn format_tags(tags: &[(String, String)]) -> String {
     let e = |s: &str| utf8_percent_encode(s, TAG_ESCAPES).to_string();
     tags.iter().map(|(k, v)| format!("{}={}", e(k), e(v))).collect::<Vec<_>>().join("&")
+}
+
+/// One version a line, newest first: id, time, size, class, and what else it is.
+pub(super) fn format_versions(versions: &[ObjectVersion]) -> String {
+    let line = |v: &ObjectVersion| {
+        let time = v.last_modified.and_then(|t| Timestamp::try_from(t).ok());
+        let time = time.map_or_else(|| "-".to_owned(), |t| t.to_string());
+        let class = v.storage_class.as_deref().unwrap_or(if v.deleted { "-" } else { "STANDARD" });
+        let latest = if v.latest { " latest" } else { "" };
+        let deleted = if v.deleted { " deleted" } else { "" };
+        format!("{} {time} {} {class}{latest}{deleted}\n", v.version, v.size)
+    };
+    versions.iter().map(line).collect()
 }
 
 /// State of an archived object in words (dialects §11).

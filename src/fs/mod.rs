@@ -8,6 +8,7 @@
 
 pub mod attr;
 mod attribute;
+mod bucket_attribute;
 mod change;
 mod close;
 mod copy;

@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Fs;
 use super::attr::{FileKind, is_posix_name};
-use super::attribute::{Attribute, Edit, edit_tag, format_tags, get_from_meta, get_uncommitted, invalid};
+use super::attribute::{
+    Attribute, Edit, edit_tag, format_tags, format_versions, get_from_meta, get_uncommitted, invalid,
+};
 use super::copy::apply_edits;
 use super::grants;
 use super::inode::{Ino, Inode, ROOT};
@@ -163,15 +165,11 @@ impl Fs {
         let inode = self.inodes.get(ino)?;
         let none = || Error::new(Kind::NoAttribute, "no such attribute").with_key(name);
         match (&attribute, ino == ROOT) {
-            (Attribute::BucketAcl, true) => {
-                let acl = self.s3.bucket_acl().await?;
-                return Ok(canned_name(&acl).unwrap_or("custom").into());
-            }
-            (Attribute::BucketLocation, true) => return Ok(self.s3.location().await?.into_bytes()),
+            (Attribute::Bucket(of), true) => return Ok(self.bucket_attribute(*of).await?.into_bytes()),
             (Attribute::Uri, true) => {
                 return Ok(format!("s3://{}/{}", self.s3.bucket(), self.settings.root).into_bytes());
             }
-            (Attribute::BucketAcl | Attribute::BucketLocation, false) | (_, true) => return Err(none()),
+            (Attribute::Bucket(_), false) | (_, true) => return Err(none()),
             _ => {}
         }
         if attribute == Attribute::Uri {
@@ -202,6 +200,10 @@ impl Fs {
                     None => acl.owner_id,
                 }
             }
+            Attribute::Versions => match self.s3.versions_of(&key).await? {
+                versions if versions.is_empty() => return Err(none()),
+                versions => format_versions(&versions),
+            },
             Attribute::Tags => match self.ask_tags(&inode, &key).await? {
                 tags if tags.is_empty() => return Err(none()),
                 tags => format_tags(&tags),
@@ -312,14 +314,8 @@ impl Fs {
     async fn change(self: &Arc<Self>, ino: Ino, name: &str, attribute: Attribute, value: Option<&str>) -> Result<()> {
         let inode = self.inodes.get(ino)?;
         if ino == ROOT {
-            return match (&attribute, value) {
-                (Attribute::BucketAcl, Some(v)) => {
-                    self.s3
-                        .set_bucket_acl(&AclChange::Canned(grants::canned(v, &self.settings.provider.acl, true)?))
-                        .await
-                }
-                (Attribute::BucketAcl, None) => self.s3.set_bucket_acl(&AclChange::Canned("private".into())).await,
-                (Attribute::BucketLocation, _) => Err(Kind::NotPermitted.into()),
+            return match attribute {
+                Attribute::Bucket(of) => self.change_bucket(of, value).await,
                 _ => Err(Error::new(Kind::Unsupported, "set on the root of a mount").with_key(name)),
             };
         }

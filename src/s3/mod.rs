@@ -167,6 +167,8 @@ struct Learned {
     no_delete_many: AtomicBool,
     /// Whether tags sent with a multipart upload arrive: [`tagging`] has the values.
     upload_tags: AtomicU8,
+    /// The same of copies.
+    copy_tags: AtomicU8,
 }
 
 impl S3 {
