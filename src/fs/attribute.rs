@@ -69,6 +69,8 @@ pub(super) enum Attribute {
     Sse,
     Uri,
     Versions,
+    Url,
+    UrlPut,
     Bucket(BucketAttribute),
     Metadata(String),
 }
@@ -127,6 +129,8 @@ impl Attribute {
             "sse" => Attribute::Sse,
             "uri" => Attribute::Uri,
             "versions" => Attribute::Versions,
+            "url" => Attribute::Url,
+            "url.put" => Attribute::UrlPut,
             other => {
                 let tag = other.strip_prefix("tag.").filter(|key| !key.is_empty());
                 let bucket = other.strip_prefix("bucket.").and_then(BucketAttribute::parse);

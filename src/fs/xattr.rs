@@ -21,7 +21,7 @@ use super::inode::{Ino, Inode, ROOT};
 use super::kept::{KeptAcl, Known, Tags, edit_writer};
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
-use crate::s3::{Acl, AclChange, Headers, NewObject, ObjectMeta, canned_name};
+use crate::s3::{Acl, AclChange, Headers, NewObject, ObjectMeta, Presign, PresignMethod, canned_name};
 
 impl Fs {
     /// Names outside `user.`: no object has them, and the kernel asks for them all day.
@@ -181,6 +181,12 @@ impl Fs {
         }
         if attribute.is_of_tags_or_acl() {
             self.keep_of_dirty(&inode).await?;
+        }
+        if matches!(attribute, Attribute::Url | Attribute::UrlPut) && inode.kind() != FileKind::Dir {
+            let put = attribute == Attribute::UrlPut;
+            let method = if put { PresignMethod::Put } else { PresignMethod::Get };
+            let what = Presign { expires: self.settings.presign_ttl, ..Presign::new(method, self.inodes.key(ino)?) };
+            return Ok(self.s3.presign(&what).await?.url().into());
         }
         if let Some(object) = self.uncommitted(&inode) {
             return get_uncommitted(&attribute, &object).ok_or_else(none);
