@@ -153,6 +153,7 @@ fn listing() {
     t.costs("for i in tree/*/*; do test -f $i; done", &[]);
 }
 
+// R112
 #[test]
 fn writing_a_small_file() {
     let Some(mut t) = Till::new(&[("old", "content"), ("other", "content"), ("third", "content")]) else { return };
@@ -320,6 +321,12 @@ fn extended_attributes() {
     t.costs("getfattr -n user.s3.acl f", &[(ACL, 1)]);
     t.costs("getfattr -n user.s3.etag f; getfattr -n user.s3.uri f", &[]);
     t.costs("getfattr -n security.capability f || true; getfattr -n system.posix_acl_access f || true", &[]);
+    t.costs("getfattr -n user.s3.url f >/dev/null", &[]);
+    t.costs("rsync -aX f copied", &[(GET, 1), (PUT, 1), (COPY, 1), (DELETE, 1)]);
+    drop(t);
+    let Some(mut t) = Till::with(&[("f", "content")], &[LASTING, &["xattr_list=all"]].concat()) else { return };
+    t.costs("ls", &[(LIST, 1)]);
+    t.costs("test $(getfattr -m - f | grep -c user.s3.) -ge 11", &[(HEAD, 1), (TAGS, 1), (ACL, 1)]);
 }
 
 #[test]

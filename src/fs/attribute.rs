@@ -272,6 +272,10 @@ impl Edit {
                 Edit::Class(Some(store.class_name(class)))
             }
             (Attribute::Restore, Some(v)) => restore(v, store)?,
+            // Stores that keep it as a date refuse others, and then it is too late to tell who set it.
+            (Attribute::Header(Header::Expires), Some(v)) if !is_http_date(v) => {
+                return Err(invalid("a date like Thu, 01 Jan 2032 00:00:00 GMT", v));
+            }
             (Attribute::Header(h), _) => Edit::Header(*h, plain(text)?),
             (Attribute::Metadata(m), _) => Edit::Metadata(m.clone(), text),
             _ => return Err(Error::new(Kind::NotPermitted, "change a read-only attribute").with_key(name)),
@@ -308,6 +312,10 @@ impl Edit {
         }
         Ok(())
     }
+}
+
+fn is_http_date(text: &str) -> bool {
+    text.ends_with(" GMT") && jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).is_ok()
 }
 
 /// `DAYS[,TIER]`.
@@ -407,6 +415,14 @@ mod tests {
         assert_eq!(obs(&format!("k={}", "v".repeat(44))).unwrap_err().kind(), Kind::Range);
         assert_eq!(obs("a/b=c").unwrap_err().kind(), Kind::Invalid);
         assert_eq!(parse_tags("aws:x=1", &AWS.tags).unwrap_err().kind(), Kind::Invalid);
+    }
+
+    #[test]
+    fn expires_is_a_date_of_http() {
+        assert!(is_http_date("Thu, 01 Jan 2032 00:00:00 GMT"));
+        for bad in ["", "tomorrow", "2032-01-01", "Thu, 01 Jan 2032 00:00:00 +0100", "0"] {
+            assert!(!is_http_date(bad), "{bad}");
+        }
     }
 
     #[test]

@@ -310,7 +310,9 @@ impl Fs {
             Err(e) if e.kind() == Kind::Unsupported => return Err(Kind::NoAttribute.into()),
             other => other?,
         };
-        if matches!(attribute, Attribute::Tag(_) | Attribute::Metadata(_)) {
+        let unstored = || self.inodes.get(ino).is_ok_and(|inode| self.uncommitted(&inode).is_some());
+        // Of a stored file the tags are asked for below, to be written back without this one.
+        if matches!(attribute, Attribute::Metadata(_)) || matches!(attribute, Attribute::Tag(_)) && unstored() {
             self.getxattr(ino, name).await?;
         }
         self.change(ino, name, attribute, None).await
@@ -354,6 +356,9 @@ impl Fs {
             // XOS-TAG-05: a set is only ever replaced as a whole.
             Edit::Tag(tag, value) => {
                 let mut tags = self.ask_tags(&inode, &key).await?;
+                if value.is_none() && !tags.iter().any(|(k, _)| k == tag) {
+                    return Err(Error::new(Kind::NoAttribute, "no such tag").with_key(name));
+                }
                 edit_tag(&mut tags, tag, value.as_deref(), limits)?;
                 self.put_tags(&inode, &key, &tags).await
             }
