@@ -309,6 +309,7 @@ fn attributes_set_before_close_cost_nothing() {
     assert_eq!(tags, [("x".to_owned(), "1".to_owned()), ("y".to_owned(), "2".to_owned())]);
 }
 
+// R116
 #[test]
 fn extended_attributes() {
     let Some(mut t) = Till::new(&[("f", "content")]) else { return };
