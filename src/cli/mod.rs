@@ -4,22 +4,32 @@
 //!    and exit codes.
 //! 2. A daemon in the background is started before this process has any thread: see [`launch`].
 
+mod bucket;
+mod bucket_lifecycle;
+mod bucket_policy;
 mod complete;
 mod cp;
 mod demo;
+mod doctor;
 mod helper;
 mod install;
+mod journal;
 mod launch;
 mod ls;
 mod mount;
+mod object;
+mod objects;
+mod presign;
 mod print;
 mod progress;
 mod rm;
 mod status;
 mod store;
+mod sts;
 mod transfer;
 mod umount;
 mod uploads;
+mod versions;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -81,6 +91,10 @@ enum Command {
     Flush(status::FlushArgs),
     /// Forget listings and attributes, so that changes made elsewhere show now.
     Refresh(status::RefreshArgs),
+    /// What was closed and is not in the bucket yet: list it, try again, save it elsewhere, give it up.
+    Journal(journal::JournalArgs),
+    /// Check what a mount needs: this machine, keys, endpoint, rights, and what the store supports.
+    Doctor(doctor::DoctorArgs),
     /// Print the completions of a shell.
     Completions(complete::CompletionArgs),
     /// Print the manual page.
@@ -95,6 +109,14 @@ enum Command {
     Cp(cp::CpArgs),
     /// Delete objects.
     Rm(rm::RmArgs),
+    /// What belongs to objects: access control lists, tags, classes, versions, metadata.
+    Object(object::ObjectArgs),
+    /// Buckets: create, configure, grant, delete.
+    Bucket(bucket::BucketArgs),
+    /// URLs and forms that let anybody fetch or store one object for a while.
+    Presign(presign::PresignArgs),
+    /// Temporary keys.
+    Sts(sts::StsArgs),
     /// Multipart uploads in progress: list and abort them.
     Uploads(uploads::UploadsArgs),
 }
@@ -183,10 +205,16 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Command::Stat(args) => ls::stat(&args),
         Command::Cp(args) => cp::run(&args),
         Command::Rm(args) => rm::run(&args),
+        Command::Object(args) => object::run(&args),
+        Command::Bucket(args) => bucket::run(&args),
+        Command::Presign(args) => presign::run(&args),
+        Command::Sts(args) => sts::run(&args),
         Command::Uploads(args) => uploads::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Flush(args) => status::flush(&args),
         Command::Refresh(args) => status::refresh(&args),
+        Command::Journal(args) => journal::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => complete::completions(&args, Cli::command()),
         Command::Man(args) => complete::man(&args, Cli::command()),
     };

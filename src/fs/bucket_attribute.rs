@@ -5,10 +5,9 @@
 
 use super::Fs;
 use super::attribute::{format_tags, invalid, parse_tags};
-use super::grants;
 use crate::config::provider::TagLimits;
 use crate::error::{Error, Kind, Result};
-use crate::s3::{AclChange, Document, Versioning, canned_name};
+use crate::s3::{AclChange, Document, Versioning, canned_name, grants};
 
 /// A setting of the bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

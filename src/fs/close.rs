@@ -29,6 +29,8 @@ impl Fs {
     pub(super) async fn commit(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
         let Some(writer) = inode.state.lock().writer.clone() else { return Ok(()) };
         if writer.is_dirty() {
+            // The object that is replaced now may be what others have copied from.
+            self.settle_copies(Some(inode)).await;
             self.keep_tags_and_acl(inode, &writer).await?;
         }
         if self.settings.store_attrs {
@@ -46,7 +48,31 @@ impl Fs {
         }
     }
 
-    fn committed(self: &Arc<Self>, inode: &Arc<Inode>, writer: &Arc<Writer>, committed: Committed) {
+    /// Somebody else's version has the name, ours another one: the handles go on with ours, the name shows theirs.
+    fn kept_beside(self: &Arc<Self>, inode: &Arc<Inode>, writer: &Arc<Writer>, ours: &Object) {
+        {
+            let mut state = inode.state.lock();
+            state.stored = true;
+            state.attr_pending = false;
+            state.wrote = writer.is_dirty();
+            state.confirmed = None;
+            state.changed = None;
+            state.facts.meta = None;
+        }
+        if let Some((parent, _)) = self.inodes.place(inode.ino) {
+            if let Some(name) = Name::of_component(ours.id.key.file_name()) {
+                self.listings.touch(parent, &name, true);
+            }
+            self.inodes.names_changed(parent);
+        }
+        self.forget_pages(inode);
+        self.rebind(inode, ours);
+    }
+
+    pub(super) fn committed(self: &Arc<Self>, inode: &Arc<Inode>, writer: &Arc<Writer>, committed: Committed) {
+        if committed.beside {
+            return self.kept_beside(inode, writer, &committed.object);
+        }
         let carried = writer.object();
         let meta = ObjectMeta {
             size: committed.object.size,
@@ -109,7 +135,7 @@ impl Fs {
         if !handle.inode.state.lock().wrote && self.has_other_descriptor(&handle.inode, pid).await {
             return Ok(());
         }
-        let result = self.commit(&handle.inode).await;
+        let result = self.acknowledge(&handle.inode).await;
         if result.is_err() {
             self.forget_pages(&handle.inode);
         }
@@ -171,14 +197,18 @@ impl Fs {
     pub(super) async fn close_writer(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
         let (result, dropped, stored) = loop {
             let unlinked = self.inodes.place(inode.ino).is_none();
-            let result = if unlinked { Ok(()) } else { self.commit(inode).await };
+            let result = if unlinked { Ok(()) } else { self.acknowledge(inode).await };
             let mut state = inode.state.lock();
             if state.write_handles > 0 {
                 break (result, None, state.stored);
             }
             // A truncate by path may have come between the commit and here.
-            if result.is_ok() && !unlinked && state.writer.as_ref().is_some_and(|w| w.is_dirty()) {
+            if result.is_ok() && !unlinked && state.writer.as_ref().is_some_and(|w| w.is_unacknowledged()) {
                 continue;
+            }
+            // What the journal has keeps its writer until it is stored.
+            if !unlinked && state.writer.as_ref().is_some_and(|w| w.backlog().is_some()) {
+                break (result, None, state.stored);
             }
             break (result, state.writer.take(), state.stored);
         };
@@ -186,28 +216,33 @@ impl Fs {
         if let Some(writer) = dropped {
             if let Err(e) = &result {
                 error!(key = key.as_ref().map(Key::as_str), "not stored, and closed by its last handle: {e}");
-                writer.unlink().await;
-                if stored {
-                    // The old object is what there is: forget what was told of the new one.
-                    let mut state = inode.state.lock();
-                    state.confirmed = None;
-                    state.facts.meta = None;
-                    state.changed = None;
-                    if let Some(base) = writer.base() {
-                        state.attr.size = base.size;
-                    }
-                } else if let Some((parent, name)) = self.inodes.place(inode.ino) {
-                    self.inodes.unlink(inode.ino);
-                    self.listings.touch(parent, &name, false);
-                    self.invalidate_entry(parent, &name);
-                }
-                self.forget_pages(inode);
+                self.abandon(inode, &writer, stored).await;
             } else if let Some(object) = writer.base() {
                 self.rebind(inode, &object);
             }
         }
         self.inodes.settle(inode.ino);
         result
+    }
+
+    /// What was written is given up: the file is what the store has, or nothing.
+    pub(super) async fn abandon(self: &Arc<Self>, inode: &Arc<Inode>, writer: &Writer, stored: bool) {
+        writer.unlink().await;
+        if stored {
+            // The old object is what there is: forget what was told of the new one.
+            let mut state = inode.state.lock();
+            state.confirmed = None;
+            state.facts.meta = None;
+            state.changed = None;
+            if let Some(base) = writer.base() {
+                state.attr.size = base.size;
+            }
+        } else if let Some((parent, name)) = self.inodes.place(inode.ino) {
+            self.inodes.unlink(inode.ino);
+            self.listings.touch(parent, &name, false);
+            self.invalidate_entry(parent, &name);
+        }
+        self.forget_pages(inode);
     }
 
     /// A new object must not be stored before the delete of the old one has arrived.

@@ -56,8 +56,6 @@ pub struct WriteMode {
     pub append: bool,
     /// The writer lacks the right to keep setuid and setgid.
     pub kill_suid: bool,
-    /// Stored before the write returns (O_SYNC, O_DSYNC).
-    pub sync: bool,
 }
 
 /// What a writer needs of the object it starts from.
@@ -319,6 +317,9 @@ impl Fs {
             };
             let base = (need != Need::Nothing).then_some(base);
             let writer = Writer::new(self.writes.clone(), key, base, object, Condition::None);
+            if need == Need::Nothing {
+                writer.replacing(Some(meta.etag.clone()));
+            }
             state.writer = Some(writer.clone());
             state.write_handles += 1;
             // Reads see the writer's bytes from now on, on every handle.
@@ -405,6 +406,9 @@ impl Fs {
         let condition =
             if exclusive && self.settings.conditional && !buried { Condition::Absent } else { Condition::None };
         let writer = Writer::new(self.writes.clone(), key.clone(), None, object, condition);
+        if !buried {
+            writer.replacing(None);
+        }
         let inode = self.inodes.remember_kind(parent, name, key.as_str(), Some(FileKind::File), || {
             let mut state = State::new(attr, Facts::default(), buried);
             state.writer = Some(writer);
@@ -497,7 +501,7 @@ impl Fs {
         if !handle.write {
             return Some(Err(Kind::BadHandle.into()));
         }
-        if mode.append || mode.sync {
+        if mode.append {
             return None;
         }
         let writer = handle.inode.state.lock().writer.clone()?;
@@ -523,6 +527,6 @@ impl Fs {
             writer.write(offset, data).await?;
         }
         self.note_write(&handle.inode, mode.kill_suid, true);
-        if mode.sync { self.commit(&handle.inode).await } else { Ok(()) }
+        Ok(())
     }
 }

@@ -59,6 +59,7 @@ impl Fs {
                 _ => {}
             }
         }
+        self.settle_copies(None).await;
         if source.kind() == FileKind::Dir {
             if self.inodes.is_inside(to.0, source.ino) {
                 return Err(Error::new(Kind::Invalid, "rename a directory into itself").with_key(to.1));
@@ -81,16 +82,28 @@ impl Fs {
         let new = self.inodes.prefix(to.0)?.file(to.1)?;
         // Before the copy: a delete that waits for the last close of what was here must not take what comes here.
         let buried = self.graves.reuse(&new).await;
+        // What is pending under the target's name must not be stored after what comes here.
+        let replaced = target.and_then(|t| t.state.lock().writer.clone());
+        let _quiet = match &replaced {
+            Some(w) => Some(w.hold_commits().await?),
+            None => None,
+        };
         let (writer, stored, _) = self.usage(source);
         if let Some(w) = &writer
             && !stored
-            && w.rekey(new.clone()).is_ok()
         {
-            // The target's object stays in the bucket until this file's commit replaces it.
-            let replaces = target.is_some_and(|t| t.state.lock().stored) || buried;
-            self.moved(source, from, to, target).await?;
-            source.state.lock().stored |= replaces;
-            return Ok(());
+            // The other file must not go before this one is safe.
+            if replaced.as_ref().is_some_and(|r| r.backlog().is_some()) && w.is_unacknowledged() {
+                self.acknowledge(source).await?;
+            }
+            let _held = w.hold_commits().await?;
+            if !self.usage(source).1 && w.rekey(new.clone()).await.is_ok() {
+                // The target's object stays in the bucket until this file's commit replaces it.
+                let replaces = target.is_some_and(|t| t.state.lock().stored) || buried;
+                self.moved(source, from, to, target).await?;
+                source.state.lock().stored |= replaces;
+                return Ok(());
+            }
         }
         if let Some(w) = &writer
             && w.is_dirty()
@@ -147,6 +160,10 @@ impl Fs {
             }
             other => other?,
         };
+        // Were it to end after the delete, a crash in between would store it over the copy that is all there is.
+        if let Some(w) = &replaced {
+            w.unlink().await;
+        }
         self.s3.delete(&old, None).await?;
         self.moved(source, from, to, target).await?;
         {
@@ -227,9 +244,11 @@ impl Fs {
             if let Some(w) = writer {
                 if !stored && w.key().as_str().starts_with(old.as_str()) {
                     let key = Key::new(format!("{new}{}", &w.key().as_str()[old.as_str().len()..]))?;
-                    if w.rekey(key).is_ok() {
+                    let held = w.hold_commits().await?;
+                    if w.rekey(key).await.is_ok() {
                         continue;
                     }
+                    drop(held);
                 }
                 self.commit(inode).await?;
             }

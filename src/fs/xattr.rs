@@ -16,11 +16,11 @@ use super::attribute::{
     Attribute, Edit, edit_tag, format_tags, format_versions, get_from_meta, get_uncommitted, invalid,
 };
 use super::copy::apply_edits;
-use super::grants;
 use super::inode::{Ino, Inode, ROOT};
 use super::kept::{KeptAcl, Known, Tags, edit_writer};
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
+use crate::s3::grants;
 use crate::s3::{Acl, AclChange, Headers, NewObject, ObjectMeta, Presign, PresignMethod, canned_name};
 
 impl Fs {

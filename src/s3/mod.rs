@@ -16,8 +16,10 @@ mod address;
 mod body;
 mod bucket;
 mod configuration;
+mod digest;
 mod documents;
 mod failure;
+pub mod grants;
 mod headers;
 mod list;
 mod multipart;
@@ -48,12 +50,13 @@ pub use address::Addressing;
 pub use body::Body;
 pub use bucket::check_bucket_name;
 pub use configuration::*;
+pub use digest::Checksum;
 pub use documents::Document;
 pub use object::Get;
 pub use operation::RequestCounts;
 pub use post::{Post, PostCondition, PostKey, PresignedPost};
 pub use presign::{PRESIGN_DEFAULT, PRESIGN_MOST, Presign, PresignMethod, Presigned};
-pub use sts::{AssumeRole, SESSION_DEFAULT, Session, SessionPolicy, Sts, StsSettings, is_ctyun, role_credentials};
+pub use sts::{AssumeRole, SESSION_DEFAULT, Session, SessionPolicy, Sts, StsSettings, role_credentials};
 pub use types::*;
 pub use versions::{ObjectVersion, Restoring, VersionMarker, VersionPage, VersionQuery};
 
@@ -102,6 +105,8 @@ pub struct Settings {
     pub list_version: ListVersion,
     /// Whether keys in listings may be asked for percent-encoded. Without it keys with control characters are lost.
     pub list_encoding: bool,
+    /// What vouches for uploaded bytes.
+    pub checksum: Checksum,
     /// Requests under way at once; a quarter is kept from bulk transfers.
     pub max_requests: usize,
     pub user_agent: String,
@@ -123,6 +128,7 @@ impl Default for Settings {
             retries: 5,
             list_version: ListVersion::Auto,
             list_encoding: true,
+            checksum: Checksum::default(),
             max_requests: 64,
             user_agent: concat!("xosfs/", env!("CARGO_PKG_VERSION")).into(),
             requester_pays: false,
@@ -172,12 +178,13 @@ struct Learned {
     unquoted_match: AtomicBool,
     no_conditions: AtomicBool,
     no_delete_many: AtomicBool,
-    /// Whether tags sent with a multipart upload arrive: [`tagging`] has the values.
-    upload_tags: AtomicU8,
     /// The same of copies.
     copy_tags: AtomicU8,
+    checksums: digest::Accepted,
     /// The table of `sign_v2` that it signs by.
     signed_names: AtomicUsize,
+    /// Whether tags sent with a multipart upload arrive: [`tagging`] has the values.
+    upload_tags: AtomicU8,
 }
 
 /// `idle`: connections kept for later.
@@ -226,7 +233,8 @@ impl S3 {
     fn with(shared: Arc<Shared>, bucket: String, region: String, endpoint: Url) -> S3 {
         let in_host = address::is_virtual(shared.settings.addressing, &endpoint, &bucket);
         let place = RwLock::new(Place { region, endpoint, in_host });
-        let learned = Learned::default();
+        let checksums = digest::Accepted::new(shared.settings.checksum);
+        let learned = Learned { checksums, ..Learned::default() };
         learned.list_v1.store(shared.settings.list_version == ListVersion::V1, Ordering::Relaxed);
         learned.no_encoding.store(!shared.settings.list_encoding, Ordering::Relaxed);
         S3(Arc::new(Inner { shared, bucket, place, learned }))
@@ -255,6 +263,32 @@ impl S3 {
     /// The region requests are signed for: as set, or as the store corrected it.
     pub fn region(&self) -> String {
         self.0.place.read().region.clone()
+    }
+
+    /// Whether the bucket's name stands in the host: as set, or as the store corrected it.
+    pub fn in_host(&self) -> bool {
+        self.0.place.read().in_host
+    }
+
+    /// Where the keys come from, for messages.
+    pub fn credentials_source(&self) -> String {
+        self.shared().settings.credentials.source()
+    }
+
+    /// What this store turned out not to have, for messages.
+    pub fn lacks(&self) -> Vec<&'static str> {
+        let (learned, settings) = (self.learned(), &self.shared().settings);
+        let asked_v1 = settings.list_version == ListVersion::V1;
+        [
+            (learned.list_v1.load(Ordering::Relaxed) && !asked_v1, "listing version 2"),
+            (learned.no_encoding.load(Ordering::Relaxed) && settings.list_encoding, "encoded listings"),
+            (learned.unquoted_match.load(Ordering::Relaxed), "quoted If-Match on writes"),
+            (learned.no_conditions.load(Ordering::Relaxed), "conditional writes"),
+            (learned.no_delete_many.load(Ordering::Relaxed), "deleting several objects in one request"),
+        ]
+        .into_iter()
+        .filter_map(|(is, name)| is.then_some(name))
+        .collect()
     }
 
     /// Figures of all buckets that share these connections.

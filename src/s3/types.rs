@@ -215,6 +215,8 @@ pub struct Part {
     pub etag: ETag,
     /// Bytes.
     pub size: u64,
+    /// CRC32C as the store sent it; completing the upload repeats it.
+    pub checksum: Option<String>,
 }
 
 /// A multipart upload in progress.
@@ -275,6 +277,8 @@ pub struct BucketInfo {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BucketStat {
     pub region: Option<String>,
+    /// The store's clock, to the second.
+    pub date: Option<SystemTime>,
     /// OBS: directories are real, and some of S3 is missing.
     pub parallel_file_system: bool,
     /// Ceph only.

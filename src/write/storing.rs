@@ -6,10 +6,12 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Kind, Result};
-use crate::s3::Condition;
+use crate::s3::{Condition, NewObject};
 
-use super::commit::{self, Job};
-use super::layers::{self, Layer};
+use super::commit::Job;
+use super::conflict;
+use super::layers;
+use super::state::{Frozen, State};
 use super::{Committed, Writer};
 
 impl Writer {
@@ -22,6 +24,7 @@ impl Writer {
             let s = self.state.lock();
             (s.ended, s.generation)
         };
+        let _naming = self.io.patient("a rename", self.naming.read()).await?;
         let _committing = self.io.patient("another commit", self.committing.lock()).await?;
         {
             let s = self.state.lock();
@@ -36,15 +39,17 @@ impl Writer {
         let mut last = None;
         // A streamed upload carries the headers of its beginning: if they changed, a second round sets them.
         for _ in 0..2 {
-            let Some(job) = self.freeze().await? else { break };
+            let Some(mut job) = self.freeze().await? else { break };
             let stale = job.stream.as_ref().is_some_and(|s| s.upload.object != job.object);
-            let frozen = Running { writer: self, ended: false };
-            let done = commit::store(&self.io, &job).await;
+            let frozen = Running::new(self);
+            let done = conflict::store(&self.io, &mut job).await;
             last = Some(frozen.end(job, done, stale)?);
             if !stale {
                 break;
             }
         }
+        // Who asked for it may copy or delete the object next: a record must not bring it back after that.
+        self.settle_record(true).await;
         Ok(last)
     }
 
@@ -59,13 +64,19 @@ impl Writer {
         if !s.dirty() {
             return Ok(None);
         }
-        let stop = CancellationToken::new();
-        s.running = Some((s.generation, stop.clone()));
         for layer in &mut s.layers {
             layer.overlay.freeze();
         }
-        let (n, size, base) = (s.layers.len(), s.size, s.base_size());
-        s.layers.push(Layer::new(size));
+        let (n, generation, size, object) = (s.layers.len(), s.generation, s.size, s.object.clone());
+        s.push_layer();
+        Ok(Some(self.job(&mut s, n, generation, size, object)))
+    }
+
+    /// A commit of the lowest `n` layers, which are frozen.
+    pub(super) fn job(&self, s: &mut State, n: usize, generation: u64, size: u64, object: NewObject) -> Job {
+        let stop = CancellationToken::new();
+        s.running = Some(Frozen { generation, layers: n, stop: stop.clone() });
+        let base = s.base_size();
         let state = self.state.clone();
         let frozen = move |range: Range<u64>| {
             let mut out = Vec::new();
@@ -74,19 +85,21 @@ impl Writer {
             out
         };
         s.touched = true;
-        Ok(Some(Job {
+        Job {
             key: s.key.clone(),
             base: s.base.clone(),
             visible: layers::visible(&s.layers[..n], base),
             dirty: layers::dirty(&s.layers[..n]),
             copied: layers::copied(&s.layers[..n]),
             size,
-            object: s.object.clone(),
-            condition: s.condition.clone(),
+            object,
+            condition: conflict::expected(&self.io, s),
+            exclusive: s.condition == Condition::Absent,
             stream: s.stream.take(),
             frozen: Arc::new(frozen),
+            background: false,
             stop,
-        }))
+        }
     }
 
     /// The file was deleted: ends the upload; nothing will be stored any more. Handles go on with what is here.
@@ -94,11 +107,17 @@ impl Writer {
     /// When it returns no request of this writer is on its way that could bring the object back, unless `patience`
     /// passed.
     pub async fn unlink(&self) {
+        self.stop().await;
+        self.forget().await;
+    }
+
+    /// The first half of [`Writer::unlink`]: nothing is sent any more, and the journal still has what it has.
+    pub async fn stop(&self) {
         let stop = {
             let mut s = self.state.lock();
             s.unlinked = true;
             s.stream = None;
-            s.running.as_ref().map(|(_, stop)| stop.clone())
+            s.running.as_ref().map(|frozen| frozen.stop.clone())
         };
         if let Some(stop) = stop {
             stop.cancel();
@@ -107,30 +126,43 @@ impl Writer {
             tracing::warn!("delete of a file that is being stored: {e}");
         }
     }
+
+    /// The file was not deleted after all: what was acknowledged is to be stored.
+    pub fn revive(&self) {
+        self.state.lock().unlinked = false;
+    }
 }
 
 /// A running commit: whichever way its future ends, the state learns of it.
-struct Running<'a> {
+pub(super) struct Running<'a> {
     writer: &'a Writer,
     ended: bool,
 }
 
 impl Running<'_> {
+    pub(super) fn new(writer: &Writer) -> Running<'_> {
+        Running { writer, ended: false }
+    }
+
     /// `stale`: the stored object does not carry the headers of `job` yet.
-    fn end(mut self, job: Job, done: Result<Committed>, stale: bool) -> Result<Committed> {
+    pub(super) fn end(mut self, job: Job, done: Result<Committed>, stale: bool) -> Result<Committed> {
         self.ended = true;
         let mut s = self.writer.state.lock();
-        let generation = s.running.take().map_or(s.generation, |(g, _)| g);
+        let frozen = s.running.take();
+        let generation = frozen.as_ref().map_or(s.generation, |f| f.generation);
         s.ended += 1;
         s.last_frozen = generation;
         match done {
             Ok(committed) => {
-                // All but the layer that was pushed when the others froze.
-                let top = s.layers.pop().unwrap_or_else(|| Layer::new(job.size));
-                s.layers.clear();
-                s.layers.push(top);
+                // There is always one above those that froze.
+                let n = frozen.map_or(0, |f| f.layers).min(s.layers.len() - 1);
+                s.layers.drain(..n);
                 s.base = Some(committed.object.clone());
                 s.condition = Condition::None;
+                s.replaces = Condition::None;
+                if committed.beside {
+                    s.key = committed.object.id.key.clone();
+                }
                 s.failed = None;
                 s.stored = if stale { s.stored } else { generation };
                 Ok(committed)
@@ -155,9 +187,9 @@ impl Drop for Running<'_> {
             return;
         }
         let mut s = self.writer.state.lock();
-        if let Some((generation, _)) = s.running.take() {
+        if let Some(frozen) = s.running.take() {
             s.ended += 1;
-            s.last_frozen = generation;
+            s.last_frozen = frozen.generation;
         }
         // The job, and a stream in it, went with the future.
         let sent = s.layers.iter().any(|l| !l.shipped.is_empty());
