@@ -74,7 +74,10 @@ impl Fs {
             Acknowledge::Journaled => {
                 let mut state = inode.state.lock();
                 state.wrote = writer.is_unacknowledged();
+                state.attr_changed = false;
                 state.attr_pending = false;
+                // As after a commit: the writer carries them.
+                state.edits.clear();
                 Ok(())
             }
             Acknowledge::Store => self.commit(inode).await,
@@ -124,6 +127,8 @@ impl Fs {
             return After::End;
         };
         let done = async {
+            // The object that is replaced now may be what others have copied from.
+            self.settle_copies(Some(inode)).await;
             self.keep_tags_and_acl(inode, &writer).await?;
             writer.commit_acknowledged().await
         };

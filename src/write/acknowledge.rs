@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use crate::error::{Error, Kind, Result};
-use crate::s3::NewObject;
+use crate::s3::{Condition, NewObject};
 
 use super::journal::{Blob, INLINE, Journal, Live, PendingState, Replay, Saved};
 use super::layers::Layer;
@@ -23,7 +23,7 @@ use super::overlay::{Origin, Overlay};
 use super::sealing::{LAYERS_MAX, Unsaved};
 use super::state::State;
 use super::storing::Running;
-use super::{Committed, Writer, Writes, commit, staging};
+use super::{Committed, Writer, Writes, commit, conflict, staging};
 
 /// Bytes brought back at a time.
 const CHUNK: u64 = 1 << 20;
@@ -101,6 +101,7 @@ impl Writer {
             key: live.key,
             object: live.object,
             condition: live.condition,
+            replaces: Condition::None,
             size: live.size,
             expected: 0,
             layers,
@@ -143,6 +144,10 @@ impl Writer {
             }
             if s.acked.as_ref().is_some_and(|a| a.generation == s.generation) {
                 return Ok(Some(Acknowledge::Journaled));
+            }
+            // A record has bytes. What is to be copied from other objects may be gone from them before a replay.
+            if s.layers.iter().any(|l| !l.overlay.extents().is_empty()) {
+                return Ok(None);
             }
             let held: u64 = s.layers.iter().filter(|l| l.saved.is_none()).map(|l| l.overlay.held()).sum();
             if !journal.has_room(held) {
@@ -424,13 +429,13 @@ impl Writer {
         for blob in blobs {
             blob.check().await.map_err(|e| e.with_key(self.key()))?;
         }
-        let Some(job) = self.freeze_acknowledged()? else { return Ok(None) };
+        let Some(mut job) = self.freeze_acknowledged()? else { return Ok(None) };
         let frozen = Running::new(self);
         let done = commit::store(&self.io, &job).await;
         let done = match done {
             Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Exists) => match self.recognise().await {
                 Ok(Some(committed)) => Ok(committed),
-                Ok(None) => Err(e),
+                Ok(None) => conflict::resolve(&self.io, &mut job, e).await,
                 Err(looking) => {
                     tracing::debug!("after {e}: {looking}");
                     Err(if is_passing(looking.kind()) { looking } else { e })

@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Kind, Result};
 use crate::s3::{Condition, NewObject};
 
-use super::commit::{self, Job};
+use super::commit::Job;
+use super::conflict;
 use super::layers;
 use super::state::{Frozen, State};
 use super::{Committed, Writer};
@@ -38,10 +39,10 @@ impl Writer {
         let mut last = None;
         // A streamed upload carries the headers of its beginning: if they changed, a second round sets them.
         for _ in 0..2 {
-            let Some(job) = self.freeze().await? else { break };
+            let Some(mut job) = self.freeze().await? else { break };
             let stale = job.stream.as_ref().is_some_and(|s| s.upload.object != job.object);
             let frozen = Running::new(self);
-            let done = commit::store(&self.io, &job).await;
+            let done = conflict::store(&self.io, &mut job).await;
             last = Some(frozen.end(job, done, stale)?);
             if !stale {
                 break;
@@ -92,7 +93,8 @@ impl Writer {
             copied: layers::copied(&s.layers[..n]),
             size,
             object,
-            condition: s.condition.clone(),
+            condition: conflict::expected(&self.io, s),
+            exclusive: s.condition == Condition::Absent,
             stream: s.stream.take(),
             frozen: Arc::new(frozen),
             background: false,
@@ -157,6 +159,10 @@ impl Running<'_> {
                 s.layers.drain(..n);
                 s.base = Some(committed.object.clone());
                 s.condition = Condition::None;
+                s.replaces = Condition::None;
+                if committed.beside {
+                    s.key = committed.object.id.key.clone();
+                }
                 s.failed = None;
                 s.stored = if stale { s.stored } else { generation };
                 Ok(committed)
