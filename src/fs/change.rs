@@ -196,6 +196,7 @@ impl Fs {
             // Ends a commit that is under way: only after that is it certain whether there is an object.
             w.stop().await;
         }
+        self.writes.settled().await;
         let stored = inode.state.lock().stored || writer.as_ref().is_some_and(|w| w.base().is_some());
         if stored && !open {
             let deleted = self.s3.delete(&key, None).await;

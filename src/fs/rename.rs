@@ -105,11 +105,11 @@ impl Fs {
                 return Ok(());
             }
         }
-        if let Some(w) = &writer
-            && w.is_dirty()
-        {
+        if writer.is_some() {
+            // Also when nothing is dirty: a commit in the background may have stored it and not said so to the journal.
             self.commit(source).await?;
         }
+        self.writes.settled().await;
         let (attr, pending, class) = {
             let state = source.state.lock();
             (state.attr.clone(), state.attr_pending, state.facts.storage_class.clone())
