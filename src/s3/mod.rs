@@ -19,6 +19,7 @@ mod configuration;
 mod digest;
 mod documents;
 mod failure;
+pub mod grants;
 mod headers;
 mod list;
 mod multipart;

@@ -315,6 +315,10 @@ impl Writer {
             if s.acked.as_ref().is_some_and(|a| a.generation == s.generation) {
                 return Ok(Some(Acknowledge::Journaled));
             }
+            // A record has bytes. What is to be copied from other objects may be gone from them before a replay.
+            if s.layers.iter().any(|l| !l.overlay.extents().is_empty()) {
+                return Ok(None);
+            }
             let held: u64 = s.layers.iter().filter(|l| l.saved.is_none()).map(|l| l.overlay.held()).sum();
             if !journal.has_room(held) {
                 return Ok(None);
@@ -472,8 +476,8 @@ impl Writer {
         }
     }
 
-    /// Nothing of the file is to be stored any more.
-    pub(super) async fn end_record(&self) {
+    /// The second half of [`Writer::unlink`]: not after a crash either.
+    pub async fn forget(&self) {
         let Some(journal) = self.io.settings.journal.clone() else { return };
         let _journaling = self.journaling.lock().await;
         let Some(id) = ({

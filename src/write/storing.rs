@@ -107,6 +107,12 @@ impl Writer {
     /// When it returns no request of this writer is on its way that could bring the object back, unless `patience`
     /// passed.
     pub async fn unlink(&self) {
+        self.stop().await;
+        self.forget().await;
+    }
+
+    /// The first half of [`Writer::unlink`]: nothing is sent any more, and the journal still has what it has.
+    pub async fn stop(&self) {
         let stop = {
             let mut s = self.state.lock();
             s.unlinked = true;
@@ -119,7 +125,11 @@ impl Writer {
         if let Err(e) = self.io.patient("the last upload", self.committing.lock()).await {
             tracing::warn!("delete of a file that is being stored: {e}");
         }
-        self.end_record().await;
+    }
+
+    /// The file was not deleted after all: what was acknowledged is to be stored.
+    pub fn revive(&self) {
+        self.state.lock().unlinked = false;
     }
 }
 
