@@ -2,6 +2,7 @@
 //!
 //! 1. close(2) answers for what was written: it stores and reports. What no flush saw is stored by the release, whose
 //!    error reaches only the log.
+//!    What a flush could not store and reported is not tried again behind the application's back.
 //! 2. The writer goes with its last handle, when everything is stored or when the application has been told that it
 //!    could not be.
 
@@ -60,7 +61,7 @@ impl Fs {
             state.facts = Facts::of_meta(&meta);
             state.attr.size = committed.object.size;
             state.stored = true;
-            state.attr_pending = false;
+            state.attr_pending = committed.headers_pending;
             state.wrote = writer.is_dirty();
             let now = Instant::now();
             state.confirmed = Some(now);
@@ -71,6 +72,9 @@ impl Fs {
         if let Some((parent, name)) = self.inodes.place(inode.ino) {
             self.inodes.names_changed(parent);
             self.listings.touch(parent, &name, true);
+        }
+        if committed.headers_pending {
+            self.schedule_attr(inode);
         }
         self.rebind(inode, &committed.object);
     }
@@ -162,7 +166,13 @@ impl Fs {
     pub(super) async fn close_writer(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
         let (result, dropped, stored) = loop {
             let unlinked = self.inodes.place(inode.ino).is_none();
-            let result = if unlinked { Ok(()) } else { self.commit(inode).await };
+            // Somebody was told that it is not stored, and changed nothing since: it must not appear afterwards.
+            let told = inode.state.lock().writer.as_ref().and_then(|w| w.told());
+            let result = match told {
+                _ if unlinked => Ok(()),
+                Some(e) => Err(e),
+                None => self.commit(inode).await,
+            };
             let mut state = inode.state.lock();
             if state.write_handles > 0 {
                 break (result, None, state.stored);

@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
@@ -278,45 +279,60 @@ impl Fs {
             let to = Key::new(format!("{new}{}", &o.key[old.as_str().len()..]))?;
             work.push((from, to, o));
         }
-        let mut copies: Vec<BoxFuture<'_, Result<(Key, Stored)>>> = Vec::with_capacity(work.len());
+        // Copies under way are waited for, also when another has failed: one that is dropped may yet arrive at the
+        // store, or leave an upload behind.
+        let failed = AtomicBool::new(false);
+        let mut copies: Vec<BoxFuture<'_, Option<(Key, Result<Stored>)>>> = Vec::with_capacity(work.len());
         for (from, to, o) in work {
-            copies.push(Box::pin(self.copy_listed(from, to, o)));
+            let failed = &failed;
+            copies.push(Box::pin(async move {
+                if failed.load(Ordering::Relaxed) {
+                    return None;
+                }
+                let copied = self.copy_listed(from, to.clone(), o).await;
+                failed.fetch_or(copied.is_err(), Ordering::Relaxed);
+                Some((to, copied))
+            }));
         }
         let mut copies = stream::iter(copies).buffer_unordered(PARALLEL);
         let mut done = Vec::with_capacity(objects.len());
-        let mut failed = None;
-        while let Some(result) = copies.next().await {
-            match result {
-                Ok(copy) => done.push(copy),
-                Err(e) => {
-                    failed = Some(e);
-                    break;
+        let mut keys = Vec::new();
+        let mut first = None;
+        while let Some(ended) = copies.next().await {
+            match ended {
+                Some((key, Ok(stored))) => done.push((key, stored)),
+                Some((key, Err(e))) => {
+                    // Without an answer nobody knows whether the copy was made.
+                    if matches!(e.kind(), Kind::Unavailable | Kind::Timeout | Kind::Io) {
+                        keys.push(key);
+                    }
+                    first.get_or_insert(e);
                 }
+                None => {}
             }
         }
-        let Some(e) = failed else { return Ok(done) };
-        let keys: Vec<Key> = done.into_iter().map(|(key, _)| key).collect();
+        let Some(e) = first else { return Ok(done) };
+        keys.extend(done.into_iter().map(|(key, _)| key));
         if let Err(left) = self.s3.delete_many(&keys).await {
             warn!("copies of a rename that failed are left behind: {left}");
         }
         Err(e)
     }
 
-    async fn copy_listed(&self, from: Key, to: Key, listed: &Listed) -> Result<(Key, Stored)> {
+    async fn copy_listed(&self, from: Key, to: Key, listed: &Listed) -> Result<Stored> {
         let etag = match &listed.etag {
             Some(etag) => etag.clone(),
             None => self.s3.head(&from, None).await?.etag,
         };
         let object = Object { id: ObjectId { key: from.clone(), etag, version: None }, size: listed.size };
-        let stored = match self.copy_object(&object, &to, listed.storage_class.clone(), None).await {
+        match self.copy_object(&object, &to, listed.storage_class.clone(), None).await {
             Err(e) if e.kind() == Kind::Stale => {
                 let meta = self.s3.head(&from, None).await?;
                 let id = ObjectId { key: from, etag: meta.etag.clone(), version: meta.version.clone() };
                 let object = Object { id, size: meta.size };
-                self.copy_object(&object, &to, meta.storage_class, None).await?
+                self.copy_object(&object, &to, meta.storage_class, None).await
             }
-            other => other?,
-        };
-        Ok((to, stored))
+            other => other,
+        }
     }
 }

@@ -89,7 +89,7 @@ impl Fs {
         Ok(())
     }
 
-    fn schedule_attr(self: &Arc<Self>, inode: &Arc<Inode>) {
+    pub(super) fn schedule_attr(self: &Arc<Self>, inode: &Arc<Inode>) {
         let (fs, inode, delay) = (self.clone(), inode.clone(), self.settings.attr_delay);
         self.inodes.pin(inode.ino);
         self.spawn(async move {

@@ -42,6 +42,15 @@ pub(super) struct Job {
     pub stop: CancellationToken,
 }
 
+impl Job {
+    /// Whether the bytes are those of the base, so that only headers differ.
+    pub fn is_headers_only(&self) -> bool {
+        self.stream.is_none()
+            && self.dirty.is_empty()
+            && self.base.as_ref().is_some_and(|b| b.size == self.size && self.visible == self.size)
+    }
+}
+
 /// Above this, single copies are known to run into time-outs.
 const SINGLE_COPY: u64 = 1 << 30;
 
@@ -55,7 +64,7 @@ pub(super) async fn store(io: &Arc<Writes>, job: &Job) -> Result<Committed> {
 
 fn committed(job: &Job, stored: Stored) -> Committed {
     let id = ObjectId { key: job.key.clone(), etag: stored.etag.clone(), version: stored.version.clone() };
-    Committed { object: Object { id, size: job.size }, stored }
+    Committed { object: Object { id, size: job.size }, stored, headers_pending: false }
 }
 
 /// When only headers changed, the store copies the object onto itself. `None`: there is more to do.

@@ -128,6 +128,8 @@ impl Default for WriteSettings {
 pub struct Committed {
     pub object: Object,
     pub stored: Stored,
+    /// The bytes are stored, headers that were changed while they were sent are not.
+    pub headers_pending: bool,
 }
 
 /// The write engine: one per mount.
