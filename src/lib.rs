@@ -26,6 +26,7 @@ pub mod error;
 pub mod fs;
 pub mod fuse;
 pub mod key;
+pub mod policy;
 pub mod read;
 pub mod s3;
 pub mod write;

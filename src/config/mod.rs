@@ -4,9 +4,11 @@ pub mod credentials;
 pub mod docs;
 pub mod memory;
 pub mod options;
+pub mod provider;
 pub mod source;
 pub mod table;
 pub mod value;
 
 pub use options::Options;
+pub use provider::Provider;
 pub use source::Source;

@@ -35,8 +35,34 @@ macro_rules! choices {
 }
 
 choices!(Addressing { Auto = "auto", Path = "path", Virtual = "virtual" });
-choices!(Signature { V4 = "v4", V2 = "v2" });
+choices!(Signature { Auto = "auto", V4 = "v4", V2 = "v2" });
+choices!(
+    /// Which row of the provider table holds.
+    ProviderChoice {
+        Auto = "auto",
+        Xos = "xos",
+        Zos = "zos",
+        Obs = "obs",
+        H3c = "h3c",
+        Ceph = "ceph",
+        Minio = "minio",
+        Aws = "aws",
+        Generic = "generic"
+    }
+);
 choices!(ListVersion { Auto = "auto", V1 = "v1", V2 = "v2" });
+macro_rules! left_to_the_provider {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// `default` in the place of auto.
+            pub fn or(self, default: $name) -> $name {
+                if self == $name::Auto { default } else { self }
+            }
+        }
+    )*};
+}
+
+left_to_the_provider!(Addressing, Signature, ListVersion);
 choices!(
     /// What becomes of mode, owner and times.
     Attrs { Store = "store", Ignore = "ignore" }
@@ -73,6 +99,7 @@ pub struct MountFlags {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     pub endpoint: Option<String>,
+    pub provider: ProviderChoice,
     pub region: Option<String>,
     pub profile: Option<String>,
     pub anonymous: bool,
@@ -212,11 +239,12 @@ impl Default for Options {
         let (uid, gid) = value::caller();
         let mut options = Options {
             endpoint: None,
+            provider: ProviderChoice::Auto,
             region: None,
             profile: None,
             anonymous: false,
             addressing: Addressing::Auto,
-            signature: Signature::V4,
+            signature: Signature::Auto,
             list: ListVersion::Auto,
             requester_pays: false,
             read_only: false,

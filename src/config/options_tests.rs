@@ -37,6 +37,7 @@ fn every_option_has_an_effect() {
         "acl" => "public-read",
         "attrs" => "ignore",
         "addressing" => "path",
+        "provider" => "ceph",
         "signature" => "v2",
         "list" => "v1",
         "log" => "/x/y",

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::memory;
-use super::options::{Addressing, Attrs, ListVersion, Log, LogLevel, Options, Signature};
+use super::options::{Addressing, Attrs, ListVersion, Log, LogLevel, Options, ProviderChoice, Signature};
 use super::value::{self, Parsed};
 
 /// One option.
@@ -84,12 +84,23 @@ pub static TABLE: &[Spec] = &[
         set: |o, v| value::endpoint(v).map(|v| o.endpoint = Some(v)),
     },
     Spec {
+        name: "provider",
+        group: Group::Store,
+        value: "auto|xos|zos|obs|h3c|ceph|minio|aws|generic",
+        default: "auto",
+        doc: "Kind of store: decides what `signature`, `addressing`, `list` and `region` are when they are not given, and \
+              which limits uploads keep to. auto knows the hosts of the public clouds and takes any other for generic, \
+              what all stores share; name it for a private store.",
+        set: |o, v| value::choice(v, ProviderChoice::CHOICES).map(|v| o.provider = v),
+    },
+    Spec {
         name: "region",
         group: Group::Store,
         value: "NAME",
         default: "",
-        doc: "Region that requests are signed for. Unset: AWS_REGION, AWS_DEFAULT_REGION, the profile's region, else \
-              us-east-1, which most other stores take; a store that names another one is followed.",
+        doc: "Region that requests are signed for. Unset: AWS_REGION, AWS_DEFAULT_REGION, the profile's region, the \
+              one in the endpoint's host, else us-east-1, which most other stores take; a store that names another one is \
+              followed.",
         set: |o, v| value::word(v).map(|v| o.region = Some(v)),
     },
     Spec {
@@ -114,16 +125,18 @@ pub static TABLE: &[Spec] = &[
         group: Group::Store,
         value: "auto|path|virtual",
         default: "auto",
-        doc: "How the bucket is named in a URL: in the path or in the host name. auto takes the path for an IP address, a \
-              custom endpoint or a bucket name that is no host name, because only AWS certainly has the DNS names.",
+        doc: "How the bucket is named in a URL: in the path or in the host name. auto is what the provider wants; for one \
+              that takes both, the path for an IP address, a host without DNS entry for the bucket, or a bucket name that \
+              is no host name.",
         set: |o, v| value::choice(v, Addressing::CHOICES).map(|v| o.addressing = v),
     },
     Spec {
         name: "signature",
         group: Group::Store,
-        value: "v4|v2",
-        default: "v4",
-        doc: "Signature version. v4 is known everywhere; v2 is for old stores that know nothing else.",
+        value: "auto|v4|v2",
+        default: "auto",
+        doc: "Signature version. auto is v4, which every provider in the table knows; v2 is for old stores that know \
+              nothing else.",
         set: |o, v| value::choice(v, Signature::CHOICES).map(|v| o.signature = v),
     },
     Spec {
@@ -131,7 +144,8 @@ pub static TABLE: &[Spec] = &[
         group: Group::Store,
         value: "auto|v1|v2",
         default: "auto",
-        doc: "Version of ListObjects. auto starts with v2 and remembers when a store only has v1.",
+        doc: "Version of ListObjects. auto is what the provider documents; else it starts with v2 and \
+              remembers when a store only has v1.",
         set: |o, v| value::choice(v, ListVersion::CHOICES).map(|v| o.list = v),
     },
     Spec {

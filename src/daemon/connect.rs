@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::report::Report;
 use super::{Request, env};
 use crate::config::credentials::{self, Credentials};
-use crate::config::{Options, Source, options};
+use crate::config::{Options, Provider, Source, options};
 use crate::error::{Error, Kind, Result};
 use crate::s3::{self, ListQuery, S3};
 
@@ -28,18 +28,21 @@ const GRACE: Duration = Duration::from_secs(5);
 pub fn settings(options: &Options, source: &Source, env: &dyn Fn(&str) -> Option<String>) -> Result<s3::Settings> {
     let profile = options.profile.as_deref();
     let of_profile = credentials::profile_settings(profile, env);
+    let endpoint = options.endpoint.clone().or(of_profile.endpoint_url);
+    let provider = Provider::find(options.provider, endpoint.as_deref());
+    let region = options.region.clone().or(of_profile.region);
     let credentials = if options.anonymous { Credentials::anonymous() } else { Credentials::find(profile, env)? };
     Ok(s3::Settings {
-        endpoint: options.endpoint.clone().or(of_profile.endpoint_url),
-        region: options.region.clone().or(of_profile.region).unwrap_or_else(|| "us-east-1".to_owned()),
+        region: region.unwrap_or_else(|| provider.region_of(endpoint.as_deref())),
+        endpoint,
         bucket: source.bucket.clone(),
-        addressing: match options.addressing {
+        addressing: match options.addressing.or(provider.addressing) {
             options::Addressing::Auto => s3::Addressing::Auto,
             options::Addressing::Path => s3::Addressing::Path,
             options::Addressing::Virtual => s3::Addressing::Virtual,
         },
-        signature: match options.signature {
-            options::Signature::V4 => s3::Signature::V4,
+        signature: match options.signature.or(provider.signature) {
+            options::Signature::V4 | options::Signature::Auto => s3::Signature::V4,
             options::Signature::V2 => s3::Signature::V2,
         },
         credentials,
@@ -47,15 +50,22 @@ pub fn settings(options: &Options, source: &Source, env: &dyn Fn(&str) -> Option
         read_timeout: options.read_timeout,
         op_timeout: options.op_timeout,
         retries: options.retries,
-        list_version: match options.list {
+        list_version: match options.list.or(provider.list) {
             options::ListVersion::Auto => s3::ListVersion::Auto,
             options::ListVersion::V1 => s3::ListVersion::V1,
             options::ListVersion::V2 => s3::ListVersion::V2,
         },
+        list_encoding: provider.list_encoding,
         max_requests: MAX_REQUESTS,
         user_agent: concat!("xosfs/", env!("CARGO_PKG_VERSION")).to_owned(),
         requester_pays: options.requester_pays,
     })
+}
+
+/// The row of the provider table for these options: the endpoint may come from the profile.
+pub fn provider(options: &Options, env: &dyn Fn(&str) -> Option<String>) -> &'static Provider {
+    let of_profile = || credentials::profile_settings(options.profile.as_deref(), env).endpoint_url;
+    Provider::find(options.provider, options.endpoint.clone().or_else(of_profile).as_deref())
 }
 
 /// A store that has answered for this bucket and prefix.
@@ -257,5 +267,23 @@ mod tests {
         assert_eq!(settings.endpoint.as_deref(), Some("http://h:1"));
         assert_eq!((settings.region.as_str(), settings.bucket.as_str()), ("us-east-1", "b"));
         assert_eq!(settings.op_timeout, Duration::from_secs(60));
+        assert!(settings.list_encoding);
+    }
+
+    #[test]
+    fn the_provider_decides_what_is_not_given() {
+        let keys = |name: &str| name.starts_with("AWS_").then(|| "x".to_owned());
+        let load = |list: &str| {
+            let options = Options::load(&[list.to_owned()], false, &|_| None).unwrap();
+            settings(&options, &request().source, &keys).unwrap()
+        };
+        let obs = load("endpoint=https://obs.cn-north-4.myhuaweicloud.com");
+        assert_eq!((obs.region.as_str(), obs.list_version), ("cn-north-4", s3::ListVersion::V1));
+        assert!(!obs.list_encoding);
+        let ceph = load("endpoint=http://store.example:7480,provider=ceph");
+        assert_eq!((ceph.addressing, ceph.list_version), (s3::Addressing::Path, s3::ListVersion::Auto));
+        let given = load("endpoint=https://gdoss.xstore.ctyun.cn,list=v2,addressing=path,region=cn,signature=v2");
+        assert_eq!((given.addressing, given.list_version), (s3::Addressing::Path, s3::ListVersion::V2));
+        assert_eq!((given.region.as_str(), given.signature), ("cn", s3::Signature::V2));
     }
 }

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use super::{Request, env};
 use crate::budget::Budget;
 use crate::cache::BlockCache;
+use crate::config::Provider;
 use crate::config::options::{Attrs, Options};
 use crate::error::{Error, Result};
 use crate::fs::{self, Defaults, Fs};
@@ -27,8 +28,6 @@ pub type Drain = Box<dyn Fn(Instant) -> BoxFuture<'static, Unstored> + Send + Sy
 /// Changes of attributes wait this long for others: longer than `cp -a` or `rsync` take between two of one file,
 /// shorter than anybody waits for another machine to see a mode.
 const ATTR_DELAY: Duration = Duration::from_millis(500);
-/// Above this a copy in one request may time out (checklist XOS-OBJ-13).
-const COPY_THRESHOLD: u64 = 1 << 30;
 /// Rough size of a remembered inode, and the share of the memory bound they may take.
 const INODE_BYTES: u64 = 512;
 const INODE_SHARE: u64 = 16;
@@ -44,8 +43,9 @@ pub struct Volume<F> {
 }
 
 /// What the file system is told, from the options of a mount.
-pub fn fs_settings(options: &Options, root: Prefix) -> fs::Settings {
+pub fn fs_settings(options: &Options, provider: &'static Provider, root: Prefix) -> fs::Settings {
     fs::Settings {
+        provider,
         root,
         defaults: Defaults {
             uid: options.uid,
@@ -60,22 +60,38 @@ pub fn fs_settings(options: &Options, root: Prefix) -> fs::Settings {
         attr_delay: ATTR_DELAY,
         new_object: NewObject {
             headers: Headers { content_type: options.content_type.clone(), ..Headers::default() },
-            storage_class: options.storage_class.clone(),
+            storage_class: options.storage_class.as_deref().map(|c| provider.class_name(c)),
             acl: options.acl.clone(),
             tags: options.tags.clone(),
             ..NewObject::default()
         },
         hide_odd_keys: options.hide_odd_keys,
         capacity: options.capacity,
-        copy_threshold: COPY_THRESHOLD,
+        copy_threshold: provider.limits.copy_threshold,
         op_timeout: options.op_timeout,
         remembered: usize::try_from(options.memory_bytes() / INODE_SHARE / INODE_BYTES).unwrap_or(usize::MAX),
-        conditional: true,
+        conditional: provider.conditional_put,
+    }
+}
+
+fn limits(options: &Options, provider: &Provider) -> Limits {
+    let of = &provider.limits;
+    let plain = Limits::default();
+    Limits {
+        min_part: of.min_part,
+        max_part: of.max_part,
+        max_parts: of.max_parts,
+        part_size: options.part_size.clamp(of.min_part, of.max_part),
+        max_object: of.max_object,
+        single_put: plain.single_put.min(of.max_put),
+        part_copy: provider.part_copy,
+        equal_parts: of.equal_parts,
     }
 }
 
 /// Puts the layers together. Must be called inside the runtime.
 pub fn build(options: &Options, root: Prefix, s3: S3) -> Arc<Fs> {
+    let provider = Provider::find(options.provider, s3.own_endpoint());
     let memory = usize::try_from(options.memory_bytes()).unwrap_or(usize::MAX);
     let budget = Budget::new(memory);
     let cache = BlockCache::new(budget.clone());
@@ -86,7 +102,8 @@ pub fn build(options: &Options, root: Prefix, s3: S3) -> Arc<Fs> {
     };
     let reads = Reads::new(s3.clone(), cache, read);
     let write = WriteSettings {
-        limits: Limits { part_size: options.part_size, ..Limits::default() },
+        limits: limits(options, provider),
+        conditional_puts: provider.conditional_put,
         stream_after: options.stream_after,
         max_uploads: options.max_uploads,
         staging_dir: options.staging(&env),
@@ -94,7 +111,7 @@ pub fn build(options: &Options, root: Prefix, s3: S3) -> Arc<Fs> {
         ..WriteSettings::default()
     };
     let writes = Writes::new(s3.clone(), reads.clone(), budget, write);
-    Fs::new(s3, reads, writes, fs_settings(options, root))
+    Fs::new(s3, reads, writes, fs_settings(options, provider, root))
 }
 
 /// The file system of one mount, and the handles to it.

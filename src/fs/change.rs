@@ -193,7 +193,7 @@ impl Fs {
             self.s3.delete(&key, None).await?;
         }
         if stored && open {
-            self.graves.dig(key.clone());
+            self.graves.dig(key.clone(), inode.ino);
         }
         self.keep_dir(parent);
         self.inodes.unlink(inode.ino);

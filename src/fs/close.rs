@@ -15,6 +15,7 @@ use super::Fs;
 use super::attr::Facts;
 use super::handle::Fh;
 use super::inode::{Ino, Inode};
+use super::kept::Known;
 use crate::error::{Kind, Result};
 use crate::key::{Key, Name};
 use crate::read::Object;
@@ -28,6 +29,9 @@ impl Fs {
     /// Stores what was written; everything this mount shows of the file then refers to the new version.
     pub(super) async fn commit(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
         let Some(writer) = inode.state.lock().writer.clone() else { return Ok(()) };
+        if writer.is_dirty() {
+            self.keep_tags_and_acl(inode, &writer).await?;
+        }
         if self.settings.store_attrs {
             let attr = inode.state.lock().attr.clone();
             writer.edit_object(&mut |o| attr.store(&mut o.headers.metadata));
@@ -35,8 +39,9 @@ impl Fs {
         match writer.commit().await {
             Ok(None) => Ok(()),
             Ok(Some(committed)) => {
+                let id = committed.object.id.clone();
                 self.committed(inode, &writer, committed);
-                Ok(())
+                self.settle(&id.key, &writer.object(), &id.etag).await
             }
             Err(e) => Err(e),
         }
@@ -52,13 +57,14 @@ impl Fs {
             headers: carried.headers.clone(),
             storage_class: carried.storage_class.clone(),
             restore: None,
-            tag_count: Some(carried.tags.len() as u32),
+            tag_count: None,
             sse: carried.sse.clone(),
             sse_kms_key: carried.sse_kms_key.clone(),
         };
         {
             let mut state = inode.state.lock();
             state.facts = Facts::of_meta(&meta);
+            state.learn(Known::of_object(&carried));
             state.attr.size = committed.object.size;
             state.stored = true;
             state.attr_pending = committed.headers_pending;
@@ -225,7 +231,7 @@ impl Fs {
         }
         let open = inode.state.lock().handles.iter().any(|h| h.strong_count() > 0);
         let Some(key) = self.inodes.last_key(inode.ino).filter(|_| !open) else { return };
-        let Some(_burial) = self.graves.claim(&key) else { return };
+        let Some(_burial) = self.graves.claim(&key, inode.ino) else { return };
         let etag = inode.state.lock().facts.etag.clone();
         let result = match self.s3.head(&key, None).await {
             // Somebody else's new object under the old name is not ours to delete.

@@ -4,23 +4,20 @@
 //! What the survival table of `docs/SEMANTICS.md` promises is carried over here.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
-use tracing::{debug, error};
+use tracing::error;
 
 use super::Fs;
 use super::attr::{Attr, Facts, FileKind};
 use super::inode::Inode;
+use super::kept::{KeptAcl, Known};
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
 use crate::read::Object;
-use crate::s3::{
-    Acl, AclChange, Condition, Directive, ETag, NewObject, ObjectId, ObjectMeta, Part, Payload, Source, Stored,
-    canned_name,
-};
+use crate::s3::{Condition, Directive, ETag, NewObject, ObjectId, ObjectMeta, Part, Payload, Source, Stored};
 
 /// Bytes of one part of a copy: well under the gibibyte above which XOS may time out.
 const COPY_PART: u64 = 256 << 20;
@@ -37,67 +34,64 @@ pub(super) fn may_be_link(size: u64, etag: Option<&ETag>) -> bool {
     (1..=LINK_MAX).contains(&size) && etag.is_some_and(|e| e.as_str().ends_with("-1"))
 }
 
-impl Fs {
-    /// The ACL a copy has to set again; `None` when it is the default one, or cannot be read.
-    async fn acl_to_keep(&self, key: &Key) -> Result<Option<Acl>> {
-        if self.acl_unsupported.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        match self.s3.object_acl(key, None).await {
-            Ok(acl) => Ok((canned_name(&acl) != Some("private")).then_some(acl)),
-            Err(e) if e.kind() == Kind::Unsupported => {
-                self.acl_unsupported.store(true, Ordering::Relaxed);
-                Ok(None)
-            }
-            Err(e) if e.kind() == Kind::Denied => {
-                debug!("the ACL is not kept: {e}");
-                Ok(None)
-            }
-            Err(e) => Err(e),
-        }
-    }
+/// Where headers, metadata and class of a copy come from.
+pub(super) enum Copying {
+    /// From the source; the class has to be sent along.
+    Keep { class: Option<String> },
+    /// Given. Tags and ACL of it are not looked at: those are the source's in any case.
+    Replace(Box<NewObject>),
+}
 
-    /// Copies `from` to `to` (which may be the same key) with everything that belongs to it. `replace`: with these
-    /// headers, metadata, tags and class instead of its own.
+impl Fs {
+    /// Copies `from` to `to` (which may be the same key) with everything that belongs to it. Returns also what is known
+    /// of the copy's tags and ACL.
     ///
-    /// Requests: GET of the ACL, one copy; more above `copy_threshold` and for an ACL that is no canned one.
+    /// Requests: one copy, and a GET of the ACL unless it is `known`. Above `copy_threshold` the parts, and HEAD and tags
+    /// as far as they are not known; one more for an ACL that is no canned one.
     pub(super) async fn copy_object(
         &self,
         from: &Object,
         to: &Key,
-        class: Option<String>,
-        replace: Option<NewObject>,
-    ) -> Result<Stored> {
-        let acl = self.acl_to_keep(&from.id.key).await?;
-        let canned = acl.as_ref().and_then(canned_name).map(str::to_owned);
+        how: Copying,
+        known: Known,
+    ) -> Result<(Stored, Known)> {
         let source = Source::of(&from.id);
-        let stored = if from.size > self.settings.copy_threshold || may_be_link(from.size, Some(&from.id.etag)) {
-            let mut object = match replace {
-                Some(object) => object,
-                None => {
-                    let meta = self.s3.head(&from.id.key, None).await?;
-                    self.object_carried(&meta, &from.id.key).await?
+        if from.size > self.settings.copy_threshold || may_be_link(from.size, Some(&from.id.etag)) {
+            let object = async {
+                match how {
+                    Copying::Replace(object) => Ok(*object),
+                    Copying::Keep { .. } => {
+                        self.s3.head(&from.id.key, None).await.map(|meta| self.headers_carried(&meta))
+                    }
                 }
             };
-            object.acl = canned.clone();
-            self.copy_in_parts(from, to, &source, &object).await?
-        } else {
-            let directive = match replace {
-                Some(mut object) => {
-                    object.acl = canned.clone();
-                    Directive::Replace { object, tags: true }
-                }
-                None => {
-                    let storage_class = class.filter(|c| c != "STANDARD");
-                    Directive::Keep { storage_class, acl: canned.clone() }
-                }
-            };
-            self.s3.copy(&source, to, &directive, &Condition::None).await?
-        };
-        if let Some(acl) = acl.filter(|_| canned.is_none()) {
-            self.s3.set_object_acl(to, None, &AclChange::Full(acl)).await?;
+            let (object, kept) = tokio::join!(object, self.tags_and_acl(&from.id.key, known));
+            let (mut object, (tags, acl)) = (object?, kept?);
+            object.tags = tags;
+            acl.put_into(&mut object);
+            let stored = self.copy_in_parts(from, to, &source, &object).await?;
+            self.settle(to, &object, &stored.etag).await?;
+            return Ok((stored, Known::of_object(&object)));
         }
-        Ok(stored)
+        let acl = match known.acl {
+            Some(acl) => acl,
+            None => self.acl_to_keep(&from.id.key).await?,
+        };
+        let directive = match how {
+            Copying::Keep { class } => {
+                Directive::Keep { storage_class: class.filter(|c| c != "STANDARD"), acl: acl.canned() }
+            }
+            // The tags are the source's: nobody has to ask for them.
+            Copying::Replace(object) => {
+                Directive::Replace { object: NewObject { acl: acl.canned(), ..*object }, tags: false }
+            }
+        };
+        let stored = self.s3.copy(&source, to, &directive, &Condition::None).await?;
+        if let KeptAcl::Full(list) = &acl {
+            let lacking = NewObject { grants: Some(list.clone()), ..NewObject::default() };
+            self.settle(to, &lacking, &stored.etag).await?;
+        }
+        Ok((stored, Known { tags: known.tags, acl: Some(acl) }))
     }
 
     /// XOS-MPU-07, XOS-MPU-08: parts of 256 MiB, larger only when 10,000 of them would not do.
@@ -113,7 +107,7 @@ impl Fs {
             copies.push(Box::pin(self.s3.copy_part(to, &upload, number, source, range, size)));
         }
         let parts: Vec<Result<Part>> = stream::iter(copies).buffered(COPY_PARALLEL).collect().await;
-        let result = match parts.into_iter().collect::<Result<Vec<_>>>() {
+        let result = match self.parts_of_one_version(from, parts).await {
             Ok(parts) => self.s3.complete_upload(to, &upload, &parts, &Condition::None).await,
             Err(e) => Err(e),
         };
@@ -123,6 +117,17 @@ impl Fs {
             error!("an upload is left behind: {e}");
         }
         result
+    }
+
+    /// Stores that ignore the condition on the source (Ceph 16) could mix two versions: with more than one part the
+    /// source is looked at again before anything becomes of them.
+    async fn parts_of_one_version(&self, from: &Object, parts: Vec<Result<Part>>) -> Result<Vec<Part>> {
+        let parts = parts.into_iter().collect::<Result<Vec<_>>>()?;
+        if parts.len() > 1 && from.id.version.is_none() && self.s3.head(&from.id.key, None).await?.etag != from.id.etag
+        {
+            return Err(Error::new(Kind::Stale, "copy object: it is another version now").with_key(&from.id.key));
+        }
+        Ok(parts)
     }
 
     /// The object behind a committed file's inode.
@@ -145,10 +150,11 @@ impl Fs {
             Some(meta) => meta,
             None => self.refresh(inode).await?,
         };
-        let mut object = self.object_carried(&meta, &key).await?;
+        let mut object = self.headers_carried(&meta);
         edit(&mut object);
         let from = self.stored_object(inode, key.clone())?;
-        let stored = self.copy_object(&from, &key, None, Some(object.clone())).await?;
+        let known = inode.state.lock().known(self.settings.metadata_ttl);
+        let (stored, known) = self.copy_object(&from, &key, Copying::Replace(Box::new(object.clone())), known).await?;
         let id = ObjectId { key, etag: stored.etag.clone(), version: stored.version.clone() };
         let now_object = Object { id, size: from.size };
         let meta = ObjectMeta {
@@ -157,7 +163,7 @@ impl Fs {
             last_modified: stored.last_modified.or(meta.last_modified),
             headers: object.headers,
             storage_class: object.storage_class,
-            tag_count: Some(object.tags.len() as u32),
+            tag_count: None,
             ..(*meta).clone()
         };
         {
@@ -167,6 +173,7 @@ impl Fs {
                 state.pages = Some(stored.etag);
             }
             state.facts = Facts::of_meta(&meta);
+            state.learn(known);
             let now = Instant::now();
             state.confirmed = Some(now);
             state.changed = Some(now);

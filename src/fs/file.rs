@@ -8,7 +8,6 @@
 //!    is stored, or when the application has been told that it could not be.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
@@ -16,6 +15,7 @@ use bytes::Bytes;
 use super::attr::{Attr, Facts, FileKind};
 use super::handle::{Fh, FileHandle};
 use super::inode::{Ino, Inode, State};
+use super::kept::Known;
 use super::{Entry, Fs};
 use crate::cache::BLOCK;
 use crate::error::{Error, Kind, Result};
@@ -46,6 +46,16 @@ impl OpenMode {
             exclusive: flags & libc::O_EXCL != 0,
         }
     }
+}
+
+/// What a writer needs of the object it starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// The content is replaced.
+    Nothing,
+    Headers,
+    /// Most likely the bytes, too.
+    Bytes,
 }
 
 /// An open file.
@@ -89,6 +99,22 @@ impl Fs {
         Ok(Arc::new(meta))
     }
 
+    /// As [`Fs::refresh`], with the first block of a file that is no larger.
+    async fn refresh_with_bytes(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<Arc<ObjectMeta>> {
+        let (small, archived) = {
+            let state = inode.state.lock();
+            ((1..=BLOCK as u64).contains(&state.attr.size), state.facts.is_archive_class())
+        };
+        if !small || archived {
+            return self.refresh(inode).await;
+        }
+        let key = self.inodes.key(inode.ino)?;
+        let asked = Instant::now();
+        let meta = self.reads.open_fresh(&key, None).await?;
+        self.absorb_meta(inode, &meta, asked);
+        Ok(Arc::new(meta))
+    }
+
     /// Opens an existing file.
     ///
     /// Requests: none for a file whose attributes are fresh; else one GET of its first block. For writing without
@@ -102,7 +128,12 @@ impl Fs {
         }
         if mode.write || mode.truncate {
             self.writable()?;
-            let writer = self.hold_writer(&inode, mode.truncate).await?;
+            let need = match mode {
+                OpenMode { truncate: true, .. } => Need::Nothing,
+                OpenMode { append: true, .. } | OpenMode { read: true, .. } => Need::Bytes,
+                _ => Need::Headers,
+            };
+            let writer = self.hold_writer(&inode, need).await?;
             if mode.truncate {
                 let truncated = writer.truncate(0).await;
                 if let Err(e) = truncated {
@@ -208,15 +239,18 @@ impl Fs {
 
     /// The inode's writer for one of its open handles, made when there is none.
     pub(super) async fn writer(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<Arc<Writer>> {
-        let writer = self.hold_writer(inode, false).await?;
+        let writer = self.hold_writer(inode, Need::Headers).await?;
         inode.state.lock().write_handles -= 1;
         Ok(writer)
     }
 
     /// The inode's writer, made when there is none, and counted as if a handle were open: a close on another thread
-    /// cannot take it away between here and the change it is wanted for. `truncate`: the old content is not needed.
-    /// The count is given back by [`Fs::let_go`], or by a handle that takes its place.
-    pub(super) async fn hold_writer(self: &Arc<Self>, inode: &Arc<Inode>, truncate: bool) -> Result<Arc<Writer>> {
+    /// cannot take it away between here and the change it is wanted for. The count is given back by [`Fs::let_go`], or
+    /// by a handle that takes its place.
+    ///
+    /// Requests for a file nobody looked at: a HEAD, or a GET of the first block when its bytes are wanted. Tags and ACL
+    /// are asked for with it when the content is replaced, else by the first commit.
+    pub(super) async fn hold_writer(self: &Arc<Self>, inode: &Arc<Inode>, need: Need) -> Result<Arc<Writer>> {
         loop {
             {
                 let mut state = inode.state.lock();
@@ -231,19 +265,38 @@ impl Fs {
                 let fresh = state.confirmed.is_some_and(|t| t.elapsed() < self.settings.metadata_ttl);
                 state.facts.meta.clone().filter(|_| fresh || state.attr_pending)
             };
-            let meta = match told {
-                Some(meta) => meta,
-                None => self.refresh(inode).await?,
+            let known = inode.state.lock().known(self.settings.metadata_ttl);
+            // What replaces everything will be stored; what only might change something may not.
+            let asked = async {
+                match need {
+                    Need::Nothing => {
+                        let (tags, acl) = self.tags_and_acl(&key, known).await?;
+                        Ok::<_, Error>(Known { tags: Some(tags), acl: Some(acl) })
+                    }
+                    _ => Ok(known),
+                }
             };
-            if !truncate {
+            let meta = async {
+                match &told {
+                    Some(meta) => Ok(meta.clone()),
+                    None if need == Need::Bytes => self.refresh_with_bytes(inode).await,
+                    None => self.refresh(inode).await,
+                }
+            };
+            let (meta, known) = tokio::join!(meta, asked);
+            let (meta, known) = (meta?, known?);
+            if need != Need::Nothing {
                 self.check_archived(&Facts::of_meta(&meta), &key)?;
             }
-            let object = self.object_carried(&meta, &key).await?;
+            let mut object = self.headers_carried(&meta);
             let mut state = inode.state.lock();
             if state.writer.is_some() {
                 continue;
             }
-            let mut object = object;
+            state.keeps_unasked = known.tags.is_none() || known.acl.is_none();
+            state.learn(known.clone());
+            object.tags = known.tags.unwrap_or_default();
+            known.acl.unwrap_or_default().put_into(&mut object);
             if self.settings.store_attrs {
                 state.attr.store(&mut object.headers.metadata);
             }
@@ -251,7 +304,7 @@ impl Fs {
                 id: ObjectId { key: key.clone(), etag: meta.etag.clone(), version: meta.version.clone() },
                 size: meta.size,
             };
-            let base = (!truncate).then_some(base);
+            let base = (need != Need::Nothing).then_some(base);
             let writer = Writer::new(self.writes.clone(), key, base, object, Condition::None);
             state.writer = Some(writer.clone());
             state.write_handles += 1;
@@ -271,35 +324,6 @@ impl Fs {
             state.write_handles == 0
         };
         if last { self.close_writer(inode).await } else { Ok(()) }
-    }
-
-    /// What an object carries and a rewrite has to keep (the survival table of `docs/SEMANTICS.md`).
-    pub(super) async fn object_carried(&self, meta: &ObjectMeta, key: &Key) -> Result<NewObject> {
-        // Ceph does not count tags in HEAD: only a count of 0 says that there are none.
-        let tags = if meta.tag_count == Some(0) { Vec::new() } else { self.tags_if_any(key).await? };
-        Ok(NewObject {
-            headers: meta.headers.clone(),
-            storage_class: meta.storage_class.clone().filter(|c| c != "STANDARD"),
-            acl: self.settings.new_object.acl.clone(),
-            tags,
-            sse: meta.sse.clone(),
-            sse_kms_key: meta.sse_kms_key.clone(),
-        })
-    }
-
-    async fn tags_if_any(&self, key: &Key) -> Result<Vec<(String, String)>> {
-        if self.tags_unsupported.load(Ordering::Relaxed) {
-            return Ok(Vec::new());
-        }
-        match self.s3.tags(key, None).await {
-            Err(e) if e.kind() == Kind::Unsupported => {
-                self.tags_unsupported.store(true, Ordering::Relaxed);
-                Ok(Vec::new())
-            }
-            // Without the right to read tags there is nothing to keep.
-            Err(e) if matches!(e.kind(), Kind::Denied | Kind::NotFound | Kind::NoAttribute) => Ok(Vec::new()),
-            other => other,
-        }
     }
 
     /// What a new file of this name carries.

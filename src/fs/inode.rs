@@ -60,6 +60,10 @@ pub struct State {
     pub marker_told: bool,
     /// Bytes were written since the last commit, not only a file made or emptied.
     pub wrote: bool,
+    /// Tags and ACL, as far as they are known.
+    pub learnt: Option<super::kept::Learnt>,
+    /// The writer's object lacks the tags and the ACL that the stored one has: they are asked for before the commit.
+    pub keeps_unasked: bool,
 }
 
 impl State {
@@ -80,6 +84,8 @@ impl State {
             has_marker: false,
             marker_told: false,
             wrote: false,
+            learnt: None,
+            keeps_unasked: false,
         }
     }
 

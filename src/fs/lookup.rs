@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::attr::{Attr, Facts, FileKind, is_directory_object};
 use super::inode::{Ino, Inode, ROOT, State};
+use super::kept::Known;
 use super::known::{Answer, Item};
 use super::listing::{FOLDER_SUFFIX, parse_page};
 use super::{Entry, Fs};
@@ -391,6 +392,10 @@ impl Fs {
         }
         if state.attr.kind != FileKind::Dir {
             state.facts = Facts::of_meta(meta);
+            // Ceph does not count tags in HEAD: only a count of 0 says that there are none.
+            if meta.tag_count == Some(0) {
+                state.learn(Known { tags: Some(Vec::new()), acl: None });
+            }
             state.target = state.target.take().filter(|_| state.facts.etag.as_ref() == Some(&meta.etag));
         } else {
             state.facts.meta = Some(Arc::new(meta.clone()));

@@ -17,6 +17,7 @@ mod graves;
 mod habit;
 mod handle;
 pub mod inode;
+mod kept;
 mod known;
 mod listing;
 mod lookup;
@@ -39,6 +40,7 @@ pub use inode::{Ino, ROOT};
 pub use listing::{Batch, DirHandle};
 pub use lookup::Lookup;
 
+use crate::config::Provider;
 use crate::error::{Kind, Result};
 use crate::key::{Name, Prefix};
 use crate::read::Reads;
@@ -51,6 +53,8 @@ use known::Listings;
 /// What the file system is told; plain data.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// What the store takes and how it calls things.
+    pub provider: &'static Provider,
     /// Everything below this prefix is shown.
     pub root: Prefix,
     pub defaults: Defaults,

@@ -19,11 +19,16 @@ use tracing::warn;
 
 use super::Fs;
 use super::attr::{Facts, FileKind};
+use super::copy::Copying;
 use super::inode::{Ino, Inode};
+use super::kept::Known;
 use crate::error::{Error, Kind, Result};
 use crate::key::{Key, Name, Prefix};
 use crate::read::Object;
 use crate::s3::{ListQuery, Listed, ObjectId, Stored};
+
+/// A copy by its key, and what is known of it.
+type Copy = (Key, (Stored, Known));
 
 /// Objects of a directory copied at a time.
 const PARALLEL: usize = 16;
@@ -97,18 +102,24 @@ impl Fs {
             let state = source.state.lock();
             (state.attr.clone(), state.attr_pending, state.facts.storage_class.clone())
         };
-        let replace = if pending {
-            let meta = match self.known_meta(source) {
-                Some(meta) => meta,
-                None => self.refresh(source).await?,
-            };
-            let mut object = self.object_carried(&meta, &old).await?;
-            attr.store(&mut object.headers.metadata);
-            Some(object)
-        } else {
-            None
+        // Encryption under a key of its own is no more kept by a copy than the class is; where nobody has looked at the
+        // file, the bucket's default holds.
+        let meta = self.known_meta(source).filter(|m| pending || m.sse_kms_key.is_some());
+        let replace = match (meta, pending) {
+            (None, false) => None,
+            (meta, _) => {
+                let meta = match meta {
+                    Some(meta) => meta,
+                    None => self.refresh(source).await?,
+                };
+                let mut object = self.headers_carried(&meta);
+                if pending {
+                    attr.store(&mut object.headers.metadata);
+                }
+                Some(object)
+            }
         };
-        let carried = replace.clone();
+        let carried = replace.clone().filter(|_| pending);
         let object = match self.stored_object(source, old.clone()) {
             Ok(object) => object,
             Err(_) => {
@@ -116,12 +127,17 @@ impl Fs {
                 self.stored_object(source, old.clone())?
             }
         };
-        let stored = match self.copy_object(&object, &new, class.clone(), replace.clone()).await {
+        let how = || match &replace {
+            Some(object) => Copying::Replace(Box::new(object.clone())),
+            None => Copying::Keep { class: class.clone() },
+        };
+        let known = source.state.lock().known(self.settings.metadata_ttl);
+        let (stored, known) = match self.copy_object(&object, &new, how(), known).await {
             Err(e) if matches!(e.kind(), Kind::Stale | Kind::NotFound) => {
                 // The object is another one than the listing said: rename what is there now.
                 self.refresh(source).await.map_err(|_| e)?;
                 let object = self.stored_object(source, old.clone())?;
-                self.copy_object(&object, &new, class, replace).await?
+                self.copy_object(&object, &new, how(), Known::default()).await?
             }
             other => other?,
         };
@@ -132,17 +148,17 @@ impl Fs {
             if let (Some(object), Some(meta)) = (carried, state.facts.meta.clone()) {
                 let mut meta = (*meta).clone();
                 meta.headers = object.headers;
-                meta.tag_count = Some(object.tags.len() as u32);
+                meta.tag_count = None;
                 state.facts = Facts::of_meta(&meta);
                 state.attr_pending = false;
             }
         }
-        self.now_at(source, new, &stored);
+        self.now_at(source, new, &stored, known);
         Ok(())
     }
 
     /// The inode's object is now `key` as `stored`; the bytes are the same.
-    fn now_at(self: &Arc<Self>, inode: &Arc<Inode>, key: Key, stored: &Stored) {
+    fn now_at(self: &Arc<Self>, inode: &Arc<Inode>, key: Key, stored: &Stored, known: Known) {
         let (object, writer) = {
             let mut state = inode.state.lock();
             if state.pages == state.facts.etag {
@@ -150,6 +166,7 @@ impl Fs {
             }
             state.facts.etag = Some(stored.etag.clone());
             state.facts.version = stored.version.clone();
+            state.learn(known);
             if let Some(meta) = state.facts.meta.take() {
                 let mut meta = (*meta).clone();
                 meta.etag = stored.etag.clone();
@@ -238,7 +255,7 @@ impl Fs {
         if had_nothing {
             self.kept.lock().insert(new.clone());
         }
-        let copied: HashMap<Key, Stored> = copied.into_iter().collect();
+        let mut copied: HashMap<Key, (Stored, Known)> = copied.into_iter().collect();
         for inode in &below {
             self.listings.forget(inode.ino);
             let now = Instant::now();
@@ -247,9 +264,9 @@ impl Fs {
                 continue;
             }
             if let Ok(key) = self.inodes.key(inode.ino)
-                && let Some(stored) = copied.get(&key)
+                && let Some((stored, known)) = copied.remove(&key)
             {
-                self.now_at(inode, key, stored);
+                self.now_at(inode, key, &stored, known);
             }
         }
         Ok(())
@@ -271,7 +288,7 @@ impl Fs {
     }
 
     /// Copies every object to its new key. On a failure the copies made are removed again.
-    async fn copy_all(self: &Arc<Self>, old: &Prefix, new: &Prefix, objects: &[Listed]) -> Result<Vec<(Key, Stored)>> {
+    async fn copy_all(self: &Arc<Self>, old: &Prefix, new: &Prefix, objects: &[Listed]) -> Result<Vec<Copy>> {
         // Before the first copy: a key that cannot be sent, or that would be too long, must not stop it half-way.
         let mut work = Vec::with_capacity(objects.len());
         for o in objects {
@@ -282,7 +299,7 @@ impl Fs {
         // Copies under way are waited for, also when another has failed: one that is dropped may yet arrive at the
         // store, or leave an upload behind.
         let failed = AtomicBool::new(false);
-        let mut copies: Vec<BoxFuture<'_, Option<(Key, Result<Stored>)>>> = Vec::with_capacity(work.len());
+        let mut copies: Vec<BoxFuture<'_, Option<(Key, Result<(Stored, Known)>)>>> = Vec::with_capacity(work.len());
         for (from, to, o) in work {
             let failed = &failed;
             copies.push(Box::pin(async move {
@@ -319,18 +336,20 @@ impl Fs {
         Err(e)
     }
 
-    async fn copy_listed(&self, from: Key, to: Key, listed: &Listed) -> Result<Stored> {
+    async fn copy_listed(&self, from: Key, to: Key, listed: &Listed) -> Result<(Stored, Known)> {
         let etag = match &listed.etag {
             Some(etag) => etag.clone(),
             None => self.s3.head(&from, None).await?.etag,
         };
         let object = Object { id: ObjectId { key: from.clone(), etag, version: None }, size: listed.size };
-        match self.copy_object(&object, &to, listed.storage_class.clone(), None).await {
+        let how = Copying::Keep { class: listed.storage_class.clone() };
+        match self.copy_object(&object, &to, how, Known::default()).await {
             Err(e) if e.kind() == Kind::Stale => {
                 let meta = self.s3.head(&from, None).await?;
                 let id = ObjectId { key: from, etag: meta.etag.clone(), version: meta.version.clone() };
                 let object = Object { id, size: meta.size };
-                self.copy_object(&object, &to, meta.storage_class, None).await
+                let how = Copying::Keep { class: meta.storage_class };
+                self.copy_object(&object, &to, how, Known::default()).await
             }
             other => other,
         }

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use tracing::error;
 
 use super::attr::FileKind;
+use super::file::Need;
 use super::handle::Fh;
 use super::inode::{Ino, Inode};
 use super::{Entry, Fs};
@@ -119,7 +120,7 @@ impl Fs {
         {
             return Err(Kind::Invalid.into());
         }
-        let writer = self.hold_writer(inode, size == 0).await?;
+        let writer = self.hold_writer(inode, if size == 0 { Need::Nothing } else { Need::Headers }).await?;
         let truncated = writer.truncate(size).await;
         if truncated.is_ok() {
             self.note_write(inode, true, true);

@@ -4,7 +4,7 @@ use rusty_s3::Method;
 
 use super::operation::Op;
 use super::request::Action;
-use super::types::BucketInfo;
+use super::types::{BucketInfo, BucketStat};
 use super::{S3, xml};
 use crate::error::{Error, Kind, Result};
 
@@ -15,10 +15,27 @@ impl S3 {
         self.fetch(&Action::new(Op::HeadBucket, Method::Head, "")).await.map(|_| ())
     }
 
+    /// What a HEAD tells of the bucket. Errors: as [`S3::head_bucket`].
+    pub async fn stat_bucket(&self) -> Result<BucketStat> {
+        let answer = self.fetch(&Action::new(Op::HeadBucket, Method::Head, "")).await?;
+        let number = |name| answer.header(name).and_then(|v| v.parse().ok());
+        Ok(BucketStat {
+            region: answer
+                .header("x-amz-bucket-region")
+                .or_else(|| answer.header("x-obs-bucket-location"))
+                .map(str::to_owned),
+            parallel_file_system: answer.header("x-obs-bucket-type").is_some_and(|v| v.eq_ignore_ascii_case("POSIX"))
+                || answer.header("x-obs-fs-file-interface").is_some_and(|v| v.eq_ignore_ascii_case("Enabled")),
+            objects: number("x-rgw-object-count"),
+            bytes: number("x-rgw-bytes-used"),
+        })
+    }
+
     /// `region`: the location constraint; `None` is the endpoint's own, which on AWS is the region of the settings.
     ///
-    /// Errors: [`Kind::Exists`].
+    /// Errors: [`Kind::Exists`]; [`Kind::Invalid`] for a name that no store takes.
     pub async fn create_bucket(&self, region: Option<&str>, acl: Option<&str>) -> Result<()> {
+        check_bucket_name(self.bucket())?;
         let own = self.region();
         let region = region.or_else(|| self.shared().settings.endpoint.is_none().then_some(own.as_str()));
         let mut action = Action::new(Op::CreateBucket, Method::Put, "");
@@ -67,14 +84,68 @@ impl S3 {
     pub async fn location(&self) -> Result<String> {
         let action = Action::new(Op::GetBucketLocation, Method::Get, "").query("location", "");
         let document = self.fetch(&action).await?.document(Op::GetBucketLocation)?;
-        let node = document.find("LocationConstraint").or_else(|| document.find("Location"));
-        let Some(node) = node else {
-            return Err(Error::new(Kind::Io, "get bucket location: answer without a location"));
-        };
-        Ok(match node.text.trim() {
-            "" => "us-east-1".into(),
-            "EU" => "eu-west-1".into(),
-            region => region.into(),
-        })
+        location_of(&document).ok_or_else(|| Error::new(Kind::Io, "get bucket location: answer without a location"))
+    }
+}
+
+/// Whether a bucket can be made with this name: 3 to 63 of `a-z`, `0-9`, `-` and `.`, beginning and ending with a
+/// letter or digit, without `..`, `.-`, `-.`, and no IP address. Old buckets may have other names.
+///
+/// Errors: [`Kind::Invalid`] with the rule that is broken.
+pub fn check_bucket_name(name: &str) -> Result<()> {
+    let alphanumeric = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let bytes = name.as_bytes();
+    let why = match () {
+        () if !(3..=63).contains(&name.len()) => "it must have 3 to 63 characters",
+        () if !bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(b)) => {
+            "only lower-case letters, digits, `-` and `.` are possible"
+        }
+        () if !alphanumeric(bytes.first()) || !alphanumeric(bytes.last()) => {
+            "it must begin and end with a letter or digit"
+        }
+        () if ["..", ".-", "-."].iter().any(|pair| name.contains(pair)) => "`..`, `.-` and `-.` are not possible",
+        () if name.parse::<std::net::Ipv4Addr>().is_ok() => "it must not be an IP address",
+        () => return Ok(()),
+    };
+    Err(Error::new(Kind::Invalid, format!("bucket name {name:?}: {why}")))
+}
+
+/// The region in an answer to GetBucketLocation, whichever element it is in.
+pub(super) fn location_of(document: &xml::Node) -> Option<String> {
+    let node = document.find("LocationConstraint").or_else(|| document.find("Location"))?;
+    Some(match node.text.trim() {
+        "" => "us-east-1".into(),
+        "EU" => "eu-west-1".into(),
+        region => region.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // OBS-ACL-08
+    #[test]
+    fn bucket_names_follow_the_strictest_rules() {
+        for name in ["abc", "a-b.c1", "0-0", "1.2.3.4.5", &"a".repeat(63)] {
+            check_bucket_name(name).unwrap();
+        }
+        for name in
+            ["ab", "Abc", "a_b", "-ab", "ab-", ".ab", "ab.", "a..b", "a.-b", "a-.b", "10.0.0.1", "ü-b", &"a".repeat(64)]
+        {
+            assert_eq!(check_bucket_name(name).unwrap_err().kind(), Kind::Invalid, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_location_is_found_in_every_form() {
+        let of = |text: &str| location_of(&xml::parse(text.as_bytes()).unwrap());
+        assert_eq!(of("<LocationConstraint/>").as_deref(), Some("us-east-1"));
+        assert_eq!(of("<LocationConstraint>EU</LocationConstraint>").as_deref(), Some("eu-west-1"));
+        assert_eq!(of("<Location>cn-north-4</Location>").as_deref(), Some("cn-north-4"));
+        let wrapped =
+            "<CreateBucketConfiguration><LocationConstraint>x</LocationConstraint></CreateBucketConfiguration>";
+        assert_eq!(of(wrapped).as_deref(), Some("x"));
+        assert_eq!(of("<Other/>"), None);
     }
 }

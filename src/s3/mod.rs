@@ -15,6 +15,8 @@ mod acl;
 mod address;
 mod body;
 mod bucket;
+mod configuration;
+mod documents;
 mod failure;
 mod headers;
 mod list;
@@ -22,13 +24,16 @@ mod multipart;
 mod object;
 mod operation;
 mod request;
+
+mod shape;
 mod sign_v2;
 mod tagging;
 mod types;
+mod versions;
 mod xml;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
@@ -38,9 +43,13 @@ use url::Url;
 pub use acl::canned_name;
 pub use address::Addressing;
 pub use body::Body;
+pub use bucket::check_bucket_name;
+pub use configuration::*;
+pub use documents::Document;
 pub use object::Get;
 pub use operation::RequestCounts;
 pub use types::*;
+pub use versions::{ObjectVersion, Restoring, VersionMarker, VersionPage, VersionQuery};
 
 use crate::config::credentials::Credentials;
 use crate::error::{Error, Kind, Result};
@@ -85,6 +94,8 @@ pub struct Settings {
     /// How often a failed request is sent again.
     pub retries: u32,
     pub list_version: ListVersion,
+    /// Whether keys in listings may be asked for percent-encoded. Without it keys with control characters are lost.
+    pub list_encoding: bool,
     /// Requests under way at once; a quarter is kept from bulk transfers.
     pub max_requests: usize,
     pub user_agent: String,
@@ -105,6 +116,7 @@ impl Default for Settings {
             op_timeout: Duration::from_secs(60),
             retries: 5,
             list_version: ListVersion::Auto,
+            list_encoding: true,
             max_requests: 64,
             user_agent: concat!("xosfs/", env!("CARGO_PKG_VERSION")).into(),
             requester_pays: false,
@@ -154,6 +166,8 @@ struct Learned {
     unquoted_match: AtomicBool,
     no_conditions: AtomicBool,
     no_delete_many: AtomicBool,
+    /// Whether tags sent with a multipart upload arrive: [`tagging`] has the values.
+    upload_tags: AtomicU8,
 }
 
 impl S3 {
@@ -199,6 +213,7 @@ impl S3 {
         let place = RwLock::new(Place { region, endpoint, in_host });
         let learned = Learned::default();
         learned.list_v1.store(shared.settings.list_version == ListVersion::V1, Ordering::Relaxed);
+        learned.no_encoding.store(!shared.settings.list_encoding, Ordering::Relaxed);
         S3(Arc::new(Inner { shared, bucket, place, learned }))
     }
 
@@ -215,6 +230,11 @@ impl S3 {
     /// For messages and `user.s3.uri`; the default one when none was given.
     pub fn endpoint(&self) -> &str {
         self.shared().settings.endpoint.as_deref().unwrap_or("https://s3.amazonaws.com")
+    }
+
+    /// The endpoint as set; `None` is AWS.
+    pub fn own_endpoint(&self) -> Option<&str> {
+        self.shared().settings.endpoint.as_deref()
     }
 
     /// The region requests are signed for: as set, or as the store corrected it.

@@ -51,6 +51,48 @@ operations! {
     DeleteBucket: "s3:DeleteBucket",
     ListBuckets: "s3:ListAllMyBuckets",
     GetBucketLocation: "s3:GetBucketLocation",
+    ListObjectVersions: "s3:ListBucketVersions",
+    RestoreObject: "s3:RestoreObject",
+    GetBucketPolicy: "s3:GetBucketPolicy",
+    PutBucketPolicy: "s3:PutBucketPolicy",
+    DeleteBucketPolicy: "s3:DeleteBucketPolicy",
+    GetBucketPolicyStatus: "s3:GetBucketPolicyStatus",
+    GetBucketLifecycleConfiguration: "s3:GetLifecycleConfiguration",
+    PutBucketLifecycleConfiguration: "s3:PutLifecycleConfiguration",
+    DeleteBucketLifecycle: "s3:PutLifecycleConfiguration",
+    GetBucketCors: "s3:GetBucketCORS",
+    PutBucketCors: "s3:PutBucketCORS",
+    DeleteBucketCors: "s3:PutBucketCORS",
+    GetBucketVersioning: "s3:GetBucketVersioning",
+    PutBucketVersioning: "s3:PutBucketVersioning",
+    GetBucketTagging: "s3:GetBucketTagging",
+    PutBucketTagging: "s3:PutBucketTagging",
+    DeleteBucketTagging: "s3:PutBucketTagging",
+    GetBucketEncryption: "s3:GetEncryptionConfiguration",
+    PutBucketEncryption: "s3:PutEncryptionConfiguration",
+    DeleteBucketEncryption: "s3:PutEncryptionConfiguration",
+    GetBucketWebsite: "s3:GetBucketWebsite",
+    PutBucketWebsite: "s3:PutBucketWebsite",
+    DeleteBucketWebsite: "s3:DeleteBucketWebsite",
+    GetBucketLogging: "s3:GetBucketLogging",
+    PutBucketLogging: "s3:PutBucketLogging",
+    GetBucketNotificationConfiguration: "s3:GetBucketNotification",
+    PutBucketNotificationConfiguration: "s3:PutBucketNotification",
+    GetBucketReplication: "s3:GetReplicationConfiguration",
+    PutBucketReplication: "s3:PutReplicationConfiguration",
+    DeleteBucketReplication: "s3:DeleteReplicationConfiguration",
+    GetBucketRequestPayment: "s3:GetBucketRequestPayment",
+    PutBucketRequestPayment: "s3:PutBucketRequestPayment",
+    GetBucketAccelerateConfiguration: "s3:GetAccelerateConfiguration",
+    PutBucketAccelerateConfiguration: "s3:PutAccelerateConfiguration",
+    GetPublicAccessBlock: "s3:GetBucketPublicAccessBlock",
+    PutPublicAccessBlock: "s3:PutBucketPublicAccessBlock",
+    DeletePublicAccessBlock: "s3:PutBucketPublicAccessBlock",
+    GetBucketOwnershipControls: "s3:GetBucketOwnershipControls",
+    PutBucketOwnershipControls: "s3:PutBucketOwnershipControls",
+    DeleteBucketOwnershipControls: "s3:PutBucketOwnershipControls",
+    GetObjectLockConfiguration: "s3:GetBucketObjectLockConfiguration",
+    PutObjectLockConfiguration: "s3:PutBucketObjectLockConfiguration",
 }
 
 impl Op {
@@ -69,19 +111,19 @@ impl Op {
     /// Whether the request is about the bucket, not about one object.
     pub fn is_of_bucket(self) -> bool {
         use Op::*;
-        matches!(
-            self,
-            ListObjects
-                | DeleteObjects
-                | ListMultipartUploads
-                | GetBucketAcl
-                | PutBucketAcl
-                | HeadBucket
-                | CreateBucket
-                | DeleteBucket
-                | ListBuckets
-                | GetBucketLocation
-        )
+        self.name().contains("Bucket")
+            || matches!(
+                self,
+                ListObjects
+                    | ListObjectVersions
+                    | DeleteObjects
+                    | ListMultipartUploads
+                    | GetPublicAccessBlock
+                    | PutPublicAccessBlock
+                    | DeletePublicAccessBlock
+                    | GetObjectLockConfiguration
+                    | PutObjectLockConfiguration
+            )
     }
 }
 

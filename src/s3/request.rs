@@ -98,12 +98,17 @@ impl<'a> Action<'a> {
     }
 
     /// An XML document as the body, with its digest: some stores insist on it.
-    pub fn document(mut self, xml: String) -> Self {
+    pub fn document(self, xml: String) -> Self {
+        self.text(xml, "application/xml")
+    }
+
+    /// The same for a text of another type.
+    pub fn text(mut self, text: String, content_type: &str) -> Self {
         use base64::Engine as _;
         use md5::Digest as _;
-        let digest = base64::engine::general_purpose::STANDARD.encode(md5::Md5::digest(xml.as_bytes()));
-        self.payload = Payload(vec![Bytes::from(xml)]);
-        self.header("content-md5", digest).header("content-type", "application/xml")
+        let digest = base64::engine::general_purpose::STANDARD.encode(md5::Md5::digest(text.as_bytes()));
+        self.payload = Payload(vec![Bytes::from(text)]);
+        self.header("content-md5", digest).header("content-type", content_type)
     }
 
     pub fn was_uncertain(&self) -> bool {
@@ -113,6 +118,7 @@ impl<'a> Action<'a> {
 
 /// A successful answer with its whole body.
 pub(super) struct Answer {
+    pub status: u16,
     pub headers: HeaderMap,
     pub body: Bytes,
 }
@@ -166,7 +172,7 @@ impl S3 {
             Content::Whole(body) => body,
             Content::Stream(_) => Bytes::new(),
         };
-        Ok(Answer { headers: raw.headers, body })
+        Ok(Answer { status: raw.status, headers: raw.headers, body })
     }
 
     /// Sends, and leaves the body of the answer to the caller.

@@ -1,5 +1,7 @@
 //! Tags of an object.
 
+use std::sync::atomic::Ordering;
+
 use rusty_s3::Method;
 
 use super::operation::Op;
@@ -7,6 +9,10 @@ use super::request::Action;
 use super::{S3, xml};
 use crate::error::{Kind, Result};
 use crate::key::Key;
+
+/// Whether the store keeps the tags that a multipart upload is begun with.
+const KEEPS: u8 = 1;
+const DROPS: u8 = 2;
 
 impl S3 {
     /// An object without tags has an empty list.
@@ -37,6 +43,31 @@ impl S3 {
             .version(version)
             .document(body);
         self.fetch(&action).await.map(|_| ())
+    }
+
+    /// Some stores drop the tags that a multipart upload was begun with (Ceph 16): sets them again where that is so.
+    /// The first time one request finds out; later ones know.
+    pub async fn settle_tags(&self, key: &Key, tags: &[(String, String)]) -> Result<()> {
+        let learned = &self.learned().upload_tags;
+        match learned.load(Ordering::Relaxed) {
+            KEEPS => return Ok(()),
+            DROPS => {}
+            _ => {
+                let mut there = self.tags(key, None).await?;
+                let mut meant = tags.to_vec();
+                there.sort();
+                meant.sort();
+                if there == meant {
+                    learned.store(KEEPS, Ordering::Relaxed);
+                    return Ok(());
+                }
+                // Not all of them: somebody may have changed them in between, which says nothing of the store.
+                if there.is_empty() {
+                    learned.store(DROPS, Ordering::Relaxed);
+                }
+            }
+        }
+        self.set_tags(key, None, tags).await
     }
 
     pub async fn delete_tags(&self, key: &Key, version: Option<&str>) -> Result<()> {

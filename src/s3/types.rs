@@ -71,6 +71,9 @@ pub struct NewObject {
     pub storage_class: Option<String>,
     /// Canned ACL; `None` sends none.
     pub acl: Option<String>,
+    /// A list without a canned name. No header has it: who writes the object sets it by a request of its own
+    /// afterwards, and `acl` is `None`.
+    pub grants: Option<Acl>,
     /// Tags in `x-amz-tagging`; empty sends none.
     pub tags: Vec<(String, String)>,
     /// `x-amz-server-side-encryption` and key id; `None` sends none.
@@ -266,4 +269,16 @@ pub enum AclChange {
 pub struct BucketInfo {
     pub name: String,
     pub created: Option<SystemTime>,
+}
+
+/// What a HEAD tells of a bucket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BucketStat {
+    pub region: Option<String>,
+    /// OBS: directories are real, and some of S3 is missing.
+    pub parallel_file_system: bool,
+    /// Ceph only.
+    pub objects: Option<u64>,
+    /// Ceph only.
+    pub bytes: Option<u64>,
 }

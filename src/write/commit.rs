@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use tokio::task::JoinSet;
@@ -17,10 +18,11 @@ use crate::key::Key;
 use crate::read::Object;
 use crate::s3::{Condition, Directive, NewObject, ObjectId, Part, Payload, Source, Stored};
 
-use super::overlay::{PAGE, Piece};
+use super::extents::Extents;
+use super::overlay::{Origin, PAGE, Piece};
 use super::ranges::RangeSet;
 use super::stream::Stream;
-use super::upload::{Upload, Write, base_error, broken};
+use super::upload::{Upload, Write, base_error, broken, source_error};
 use super::{Committed, Plan, PlannedPart, Writes, plan};
 
 /// Where the frozen bytes of a range are.
@@ -33,6 +35,8 @@ pub(super) struct Job {
     /// Bytes of the base that are still part of the file.
     pub visible: u64,
     pub dirty: RangeSet,
+    /// Dirty bytes that are in other objects.
+    pub copied: Extents,
     pub size: u64,
     pub object: NewObject,
     pub condition: Condition,
@@ -57,7 +61,10 @@ const SINGLE_COPY: u64 = 1 << 30;
 pub(super) async fn store(io: &Arc<Writes>, job: &Job) -> Result<Committed> {
     let stored = match attributes(io, job).await? {
         Some(stored) => stored,
-        None => bytes(io, job).await?,
+        None => match duplicate(io, job).await? {
+            Some(stored) => stored,
+            None => bytes(io, job).await?,
+        },
     };
     Ok(committed(job, stored))
 }
@@ -69,7 +76,7 @@ fn committed(job: &Job, stored: Stored) -> Committed {
 
 /// When only headers changed, the store copies the object onto itself. `None`: there is more to do.
 async fn attributes(io: &Arc<Writes>, job: &Job) -> Result<Option<Stored>> {
-    let limits = &io.settings.limits;
+    let limits = io.limits();
     let Some(base) = &job.base else { return Ok(None) };
     let same = job.dirty.is_empty() && job.visible == base.size && job.size == base.size && job.size > 0;
     let one_copy = job.size <= SINGLE_COPY || !limits.part_copy && job.size <= limits.max_part;
@@ -87,21 +94,72 @@ async fn attributes(io: &Arc<Writes>, job: &Job) -> Result<Option<Stored>> {
     }
 }
 
-async fn bytes(io: &Arc<Writes>, job: &Job) -> Result<Stored> {
-    let planned = match &job.stream {
-        Some(stream) => return finish(io, job, stream).await,
-        None => {
-            let dirty: Vec<_> = job.dirty.iter().collect();
-            plan(job.base.as_ref().map(|_| job.visible), &dirty, job.size, &io.settings.limits)
-        }
+/// A file that is one other object as a whole: the store copies that. `None`: it is not, or it has to be done otherwise.
+async fn duplicate(io: &Arc<Writes>, job: &Job) -> Result<Option<Stored>> {
+    let limits = io.limits();
+    let one_copy = job.size <= SINGLE_COPY || !limits.part_copy && job.size <= limits.max_part;
+    let Some((range, extent)) = job.copied.iter().next().filter(|_| one_copy && job.stream.is_none()) else {
+        return Ok(None);
     };
-    match planned.map_err(|e| e.with_key(&job.key))? {
-        Plan::Put => put(io, job).await,
-        Plan::Parts(parts) => {
-            let upload = Upload::new(io.clone(), job.key.clone(), job.object.clone());
-            let parts = parts.into_iter().zip(1..).map(|(p, n)| (n, p)).collect();
-            let done = send_parts(io, job, &upload, parts).await?;
-            upload.complete(&done, job.size, job.base.as_ref(), job.condition.clone()).await
+    let source = &extent.source;
+    if range != (0..job.size) || extent.at != 0 || source.size != job.size {
+        return Ok(None);
+    }
+    let directive = Directive::Replace { object: job.object.clone(), tags: true };
+    let from = Source::of(&source.id);
+    let write = Write::Copy(&from, &directive);
+    match io.conditional(&job.key, job.base.as_ref(), job.condition.clone(), write).await {
+        Ok(stored) => {
+            if stored.etag != source.id.etag {
+                unchanged(io, source).await?;
+            }
+            Ok(Some(stored))
+        }
+        // Where the source has gone its bytes may still be cached.
+        Err(e) if matches!(e.kind(), Kind::Unsupported | Kind::Stale | Kind::NotFound) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Some stores (Ceph 16) ignore the condition on the source of a copy. What is still there after the copy was there
+/// when it was made.
+async fn unchanged(io: &Writes, source: &Object) -> Result<()> {
+    if source.id.version.is_some() {
+        return Ok(());
+    }
+    match io.s3.head(&source.id.key, None).await {
+        Ok(meta) if meta.etag == source.id.etag => Ok(()),
+        Err(e) if e.kind() != Kind::NotFound => Err(e),
+        _ => Err(Error::new(Kind::Stale, "copy: the source was replaced").with_key(&source.id.key)),
+    }
+}
+
+async fn bytes(io: &Arc<Writes>, job: &Job) -> Result<Stored> {
+    if let Some(stream) = &job.stream {
+        return finish(io, job, stream).await;
+    }
+    let dirty: Vec<_> = job.dirty.iter().collect();
+    let mut clean = plan::untouched(job.visible, &dirty);
+    clean.extend(job.copied.iter().map(|(range, _)| range));
+    clean.sort_by_key(|r| r.start);
+    loop {
+        let limits = io.limits();
+        match plan(&clean, job.size, &limits).map_err(|e| e.with_key(&job.key))? {
+            Plan::Put => return put(io, job).await,
+            Plan::Parts(parts) => {
+                let upload = Upload::new(io.clone(), job.key.clone(), job.object.clone());
+                let parts = parts.into_iter().zip(1..).map(|(p, n)| (n, p)).collect();
+                let done = match send_parts(io, job, &upload, parts).await {
+                    // It was learnt just now that this store copies no parts.
+                    Err(e) if e.kind() == Kind::Unsupported && limits.part_copy && !io.limits().part_copy => continue,
+                    done => done?,
+                };
+                for source in upload.copied_from() {
+                    let own = job.base.as_ref().filter(|b| **b == source);
+                    unchanged(io, &source).await.map_err(|e| own.map_or(e.clone(), |b| base_error(e, b)))?;
+                }
+                return upload.complete(&done, job.size, job.base.as_ref(), job.condition.clone()).await;
+            }
         }
     }
 }
@@ -243,9 +301,35 @@ async fn one_part(
             io.s3.upload_part(&upload.key, id, number, payload).await
         }
         PlannedPart::Copy(range) => {
-            let Some(base) = base else { return Err(broken("copy without a base")) };
-            let source = Source::of(&base.id);
-            io.s3.copy_part(&upload.key, id, number, &source, Some(range), size).await.map_err(|e| base_error(e, base))
+            let pieces = frozen(range.clone());
+            let (object, at) = match (&pieces[..], base) {
+                ([Piece { from: Origin::Base, .. }], Some(base)) => (base, range.start),
+                ([Piece { from: Origin::Copied(extent), .. }], _) => (&extent.source, extent.at),
+                _ => return Err(broken("a part is not to be copied from one place").with_key(&upload.key)),
+            };
+            // XOS-MPU-09: a range counts only for sources over 5 MB.
+            let part = (size < object.size).then_some(at..at + size);
+            let copied = io.s3.copy_part(&upload.key, id, number, &Source::of(&object.id), part, size).await;
+            let error = match copied {
+                Ok(part) => {
+                    upload.note_source(object);
+                    return Ok(part);
+                }
+                Err(e) => e,
+            };
+            match (error.kind(), &pieces[0].from) {
+                (Kind::Unsupported, _) => {
+                    io.no_part_copy.store(true, Ordering::Relaxed);
+                    Err(error)
+                }
+                // The source has gone; its bytes may still be cached.
+                (Kind::Stale | Kind::NotFound, Origin::Copied(_)) if size <= io.budget.limit() as u64 / 4 => {
+                    let (payload, _lease) = io.gather(base, &pieces).await.map_err(|_| source_error(error, object))?;
+                    io.s3.upload_part(&upload.key, id, number, payload).await
+                }
+                (_, Origin::Copied(_)) => Err(source_error(error, object)),
+                _ => Err(base_error(error, object)),
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::extents::Extents;
 use super::overlay::{Origin, Overlay, Piece, push};
 use super::ranges::RangeSet;
 
@@ -82,6 +83,24 @@ pub(super) fn dirty(layers: &[Layer]) -> RangeSet {
     set
 }
 
+/// What of it is in other objects.
+pub(super) fn copied(layers: &[Layer]) -> Extents {
+    let mut set = Extents::default();
+    for layer in layers {
+        set.remove(layer.cut..u64::MAX);
+        set.remove(layer.shipped.clone());
+        if !set.is_empty() {
+            for r in layer.overlay.dirty().iter() {
+                set.remove(r);
+            }
+        }
+        for (range, extent) in layer.overlay.extents().iter() {
+            set.insert(range, extent.clone());
+        }
+    }
+    set
+}
+
 /// How much of a base of `base` bytes can still be seen.
 pub(super) fn visible(layers: &[Layer], base: u64) -> u64 {
     layers.iter().map(|l| l.cut).fold(base, u64::min)
@@ -89,10 +108,14 @@ pub(super) fn visible(layers: &[Layer], base: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::extents::Extent;
     use super::super::overlay::PAGE;
     use super::super::{Rooms, staging};
     use super::*;
     use crate::budget::Budget;
+    use crate::key::Key;
+    use crate::read::Object;
+    use crate::s3::{ETag, ObjectId};
     use bytes::Bytes;
     use proptest::prelude::*;
 
@@ -101,6 +124,7 @@ mod tests {
         Write(u64, u64, u8),
         Truncate(u64),
         Punch(u64, u64),
+        Copy(u64, u64, u64),
         Freeze,
         Commit,
     }
@@ -111,9 +135,20 @@ mod tests {
             4 => (at(), prop_oneof![1..100u64, 1..2 * PAGE], any::<u8>()).prop_map(|(o, l, b)| Op::Write(o, l, b)),
             2 => at().prop_map(Op::Truncate),
             2 => (at(), prop_oneof![1..100u64, 1..2 * PAGE]).prop_map(|(o, l)| Op::Punch(o, l)),
+            2 => (at(), prop_oneof![1..100u64, 1..2 * PAGE], 0..PAGE).prop_map(|(o, l, s)| Op::Copy(o, l, s)),
             1 => Just(Op::Freeze),
             1 => Just(Op::Commit),
         ]
+    }
+
+    /// Byte `i` of the object that is copied from.
+    fn elsewhere(i: u64) -> u8 {
+        (i % 241) as u8 | 2
+    }
+
+    fn source() -> Object {
+        let id = ObjectId { key: Key::new("source").unwrap(), etag: ETag::new("e"), version: None };
+        Object { id, size: 1 << 30 }
     }
 
     fn content(layers: &[Layer], base: &[u8], size: u64) -> Vec<u8> {
@@ -132,6 +167,7 @@ mod tests {
                     out.extend(b);
                 }
                 Origin::Base => out.extend_from_slice(&base[s..e]),
+                Origin::Copied(x) => out.extend((x.at..x.at + (e - s) as u64).map(elsewhere)),
                 Origin::Zero => out.resize(e, 0),
                 Origin::Shipped => panic!("nothing was shipped"),
             }
@@ -188,6 +224,16 @@ mod tests {
                     top.overlay.punch(r.clone());
                     model[r.start as usize..r.end as usize].fill(0);
                 }
+                Op::Copy(o, l, at) => {
+                    top.overlay.map(o..o + l, Extent { source: source(), at });
+                    let end = (o + l) as usize;
+                    if model.len() < end {
+                        model.resize(end, 0);
+                    }
+                    for i in 0..l {
+                        model[(o + i) as usize] = elsewhere(at + i);
+                    }
+                }
                 Op::Freeze => {
                     top.overlay.freeze();
                     layers.push(Layer::new(size));
@@ -206,6 +252,11 @@ mod tests {
                         let old = if i < seen { base[i as usize] } else { 0 };
                         assert_eq!(old, model[i as usize], "byte {i} changed and is not dirty");
                     }
+                }
+            }
+            for (range, extent) in copied(&layers).iter() {
+                for (i, at) in range.filter(|i| *i < model.len() as u64).zip(extent.at..) {
+                    assert_eq!(model[i as usize], elsewhere(at), "byte {i} is not the copied one");
                 }
             }
             assert!(rooms.used.load(std::sync::atomic::Ordering::Relaxed) <= memory);

@@ -3,7 +3,8 @@
 //!
 //! 1. A file is a base (the object it started from, or nothing) under a stack of layers of written bytes
 //!    ([`layers`]), so that a write arriving while a commit runs survives it, whichever way the commit ends.
-//! 2. Only what changed is sent; the store copies the rest ([`plan`]).
+//! 2. Only what changed is sent; the store copies the rest ([`plan`]), and what was copied from other objects
+//!    ([`extents`]).
 //! 3. Nothing replaces the old object before every byte of the new one is at the store and counted ([`commit`]).
 //! 4. A large file that is written in order is sent while it is written ([`stream`]), in bounded memory.
 //! 5. Memory is leased from the one budget and never more than half of it, so that uploads and reads always find
@@ -12,7 +13,7 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -25,6 +26,8 @@ use crate::read::{Object, Reads};
 use crate::s3::{S3, Stored};
 
 mod commit;
+mod copying;
+pub mod extents;
 mod layers;
 mod overlay;
 pub mod plan;
@@ -146,6 +149,8 @@ pub struct Writes {
     gathers: Arc<Semaphore>,
     /// Requests finished so far: a wait goes on as long as this moves.
     progress: AtomicU64,
+    /// The store turned out to have no UploadPartCopy.
+    no_part_copy: AtomicBool,
     /// Uploads and aborts that run on their own.
     tasks: TaskTracker,
     runtime: Handle,
@@ -166,6 +171,7 @@ impl Writes {
             uploads: Arc::new(Semaphore::new(uploads)),
             gathers: Arc::new(Semaphore::new(gathers)),
             progress: AtomicU64::new(0),
+            no_part_copy: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
         })
@@ -173,6 +179,12 @@ impl Writes {
 
     pub fn settings(&self) -> &WriteSettings {
         &self.settings
+    }
+
+    /// The limits as set, less what the store turned out to lack.
+    fn limits(&self) -> Limits {
+        let limits = self.settings.limits.clone();
+        Limits { part_copy: limits.part_copy && !self.no_part_copy.load(Ordering::Relaxed), ..limits }
     }
 
     /// Bytes of memory that written and not yet stored bytes hold, over all files.

@@ -1,7 +1,8 @@
 //! Written bytes over a sparse store: pages in memory, then pages in a staging file.
 //!
 //! 1. What counts is the set of dirty ranges: bytes of a page outside of it are never read.
-//! 2. A dirty byte without a page is a zero: a punched terabyte costs nothing.
+//! 2. A dirty byte without a page is a zero: a punched terabyte costs nothing. A dirty byte in an extent is somewhere
+//!    else, whatever its page says.
 //! 3. No method here waits or touches the disk. A write that needs the disk is split: [`Overlay::stage`] says what has
 //!    to be written there, and after that went well [`Overlay::finish`] makes it count. A failed write leaves what was
 //!    there before.
@@ -14,9 +15,12 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::extents::{Extent, Extents};
 use super::ranges::RangeSet;
 use super::staging::Job;
 use super::{Room, Rooms};
+use crate::read::Object;
+use crate::s3::ObjectId;
 
 /// Bytes of a page: a block of the read cache, so that written pages become cached blocks as they are.
 pub(super) const PAGE: u64 = 128 << 10;
@@ -31,6 +35,8 @@ pub(super) enum Origin {
     Staged(Arc<File>),
     /// In the base object.
     Base,
+    /// In an object that somebody copied from.
+    Copied(Extent),
     Zero,
     /// Already sent to an upload that is not complete: nowhere to be read.
     Shipped,
@@ -50,6 +56,7 @@ pub(super) fn push(out: &mut Vec<Piece>, range: Range<u64>, from: Origin) {
     if let Some(last) = out.last_mut().filter(|l| l.range.end == range.start) {
         let same = match (&last.from, &from) {
             (Origin::Staged(a), Origin::Staged(b)) => Arc::ptr_eq(a, b),
+            (Origin::Copied(a), Origin::Copied(b)) => a.is_continued_by(b, range.start - last.range.start),
             (Origin::Base, Origin::Base) | (Origin::Zero, Origin::Zero) | (Origin::Shipped, Origin::Shipped) => true,
             _ => false,
         };
@@ -118,6 +125,8 @@ pub(super) struct Stage {
 #[derive(Default)]
 pub(super) struct Overlay {
     dirty: RangeSet,
+    /// Inside `dirty`; what pages hold there is not read.
+    extents: Extents,
     pages: BTreeMap<u64, Page>,
     memory: usize,
     file: Option<Arc<File>>,
@@ -144,6 +153,36 @@ impl Overlay {
 
     pub fn is_empty(&self) -> bool {
         self.dirty.is_empty()
+    }
+
+    pub fn extents(&self) -> &Extents {
+        &self.extents
+    }
+
+    /// Says that the bytes of `range` are those of `extent`.
+    pub fn map(&mut self, range: Range<u64>, extent: Extent) {
+        let covered: Vec<u64> = self
+            .pages
+            .range(range.start.div_ceil(PAGE)..)
+            .map(|(i, _)| *i)
+            .take_while(|i| (i + 1) * PAGE <= range.end)
+            .collect();
+        for index in covered {
+            self.drop_page(index);
+        }
+        self.extents.insert(range.clone(), extent);
+        self.dirty.insert(range);
+    }
+
+    /// `old` is now stored as `new`, with the same bytes.
+    pub fn rebase(&mut self, old: &ObjectId, new: &Object) {
+        self.extents.rebase(old, new);
+    }
+
+    /// Makes `range` dirty bytes that are in pages, or zeros.
+    fn mark(&mut self, range: Range<u64>) {
+        self.extents.remove(range.clone());
+        self.dirty.insert(range);
     }
 
     /// Bytes of memory held.
@@ -220,7 +259,7 @@ impl Overlay {
         for (index, piece) in by_page(range.clone()) {
             self.copy_in(index, piece.start, &data[(piece.start - offset) as usize..(piece.end - offset) as usize]);
         }
-        self.dirty.insert(range);
+        self.mark(range);
         true
     }
 
@@ -268,7 +307,7 @@ impl Overlay {
         for (index, piece) in by_page(range.clone()) {
             self.copy_in(index, piece.start, &data[(piece.start - offset) as usize..(piece.end - offset) as usize]);
         }
-        self.dirty.insert(range);
+        self.mark(range);
     }
 
     fn drop_page(&mut self, index: u64) -> Option<Page> {
@@ -308,12 +347,13 @@ impl Overlay {
                 }
             }
         }
-        self.dirty.insert(range);
+        self.mark(range);
     }
 
     /// Forgets everything from `size` on.
     pub fn truncate(&mut self, size: u64) {
         self.dirty.remove(size..u64::MAX);
+        self.extents.remove(size..u64::MAX);
         let gone: Vec<u64> = self.pages.range(size.div_ceil(PAGE)..).map(|(i, _)| *i).collect();
         for index in gone {
             self.drop_page(index);
@@ -331,6 +371,18 @@ impl Overlay {
 
     /// The pieces of a wholly dirty range.
     pub fn pieces(&self, range: Range<u64>, out: &mut Vec<Piece>) {
+        if self.extents.is_empty() {
+            return self.paged(range, out);
+        }
+        for (part, extent) in self.extents.split(range) {
+            match extent {
+                Some(extent) => push(out, part, Origin::Copied(extent)),
+                None => self.paged(part, out),
+            }
+        }
+    }
+
+    fn paged(&self, range: Range<u64>, out: &mut Vec<Piece>) {
         for (index, piece) in by_page(range) {
             let start = index * PAGE;
             match self.pages.get(&index) {
@@ -371,6 +423,7 @@ impl Overlay {
                 taken.rooms.push(room);
             }
         }
+        self.extents.remove(range.clone());
         self.dirty.remove(range);
         taken
     }

@@ -1,7 +1,7 @@
 //! Which parts store a changed file: a pure function of sizes and ranges.
 //!
-//! 1. Bytes of the base that nobody touched are copied by the store (`Copy`), the rest is sent (`Put`): 4 KiB changed
-//!    in the middle of 10 GiB send one smallest part.
+//! 1. Bytes that the store has (untouched ones of the base, copied ones of other objects) are copied by it (`Copy`),
+//!    the rest is sent (`Put`): 4 KiB changed in the middle of 10 GiB send one smallest part.
 //! 2. A part that is not the last must not be smaller than `min_part`. A short dirty range therefore takes clean
 //!    bytes from its right; clean stretches that would fall below the limit are sent with their neighbours.
 //! 3. There are at most `max_parts`. The cheapest ways of getting below come first: larger copies, then larger
@@ -30,7 +30,7 @@ pub enum Plan {
 pub enum PlannedPart {
     /// Bytes to send: the overlay over the base over zeros.
     Put(Range<u64>),
-    /// Bytes to copy from the same range of the base.
+    /// Bytes to copy inside the store; they lie in one range of `clean`.
     Copy(Range<u64>),
 }
 
@@ -45,16 +45,17 @@ fn too_large(size: u64) -> Error {
     Error::new(Kind::TooLarge, format!("store {size} bytes as one object"))
 }
 
-/// `base`: how many bytes of the base object are still visible; `dirty`: sorted, disjoint; `size`: of the result.
-/// Bytes that are neither are zeros.
+/// `clean`: what the store can copy, sorted and disjoint, each range from one place of one object; what is beyond
+/// `size`, the size of the result, is left out.
 ///
 /// Errors: [`Kind::TooLarge`] when no plan within the limits exists.
-pub fn plan(base: Option<u64>, dirty: &[Range<u64>], size: u64, limits: &Limits) -> Result<Plan> {
+pub fn plan(clean: &[Range<u64>], size: u64, limits: &Limits) -> Result<Plan> {
     if size > limits.max_object {
         return Err(too_large(size));
     }
     let single_put = limits.single_put.min(limits.max_part);
-    let clean = if limits.part_copy { clean_ranges(base.unwrap_or(0).min(size), dirty) } else { Vec::new() };
+    let within = clean.iter().map(|r| r.start.min(size)..r.end.min(size)).filter(|r| limits.part_copy && !r.is_empty());
+    let clean: Vec<_> = within.collect();
     let clean_bytes: u64 = clean.iter().map(|r| r.end - r.start).sum();
     if size == 0 || size <= single_put && clean_bytes < single_put / 2 {
         return Ok(Plan::Put);
@@ -67,7 +68,8 @@ pub fn plan(base: Option<u64>, dirty: &[Range<u64>], size: u64, limits: &Limits)
     Ok(Plan::Parts(parts))
 }
 
-fn clean_ranges(base: u64, dirty: &[Range<u64>]) -> Vec<Range<u64>> {
+/// What nobody touched of the first `base` bytes; `dirty` is sorted and disjoint.
+pub fn untouched(base: u64, dirty: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut out = Vec::new();
     let mut at = 0;
     for d in dirty {
@@ -196,6 +198,10 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
     const GIB: u64 = 1 << 30;
+
+    fn plan(base: Option<u64>, dirty: &[Range<u64>], size: u64, limits: &Limits) -> Result<Plan> {
+        super::plan(&untouched(base.unwrap_or(0), dirty), size, limits)
+    }
 
     fn sent(parts: &[PlannedPart]) -> u64 {
         parts.iter().map(|p| if let PlannedPart::Put(r) = p { r.end - r.start } else { 0 }).sum()

@@ -127,6 +127,7 @@ impl State {
         self.base.is_none()
             && !self.lost
             && !self.unlinked
+            && only.overlay.extents().is_empty()
             && (dirty.is_empty() || dirty.len() == 1 && dirty.end_of(0).is_some())
     }
 
@@ -209,6 +210,10 @@ impl State {
             return;
         }
         if self.layers.len() != 1 || self.base.is_some() || self.unlinked || self.lost {
+            return;
+        }
+        // What the store can copy is not sent.
+        if !self.top().overlay.extents().is_empty() {
             return;
         }
         let expected = self.size.max(self.expected);

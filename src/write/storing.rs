@@ -95,6 +95,7 @@ impl Writer {
             base: s.base.clone(),
             visible: layers::visible(&s.layers[..n], base),
             dirty: layers::dirty(&s.layers[..n]),
+            copied: layers::copied(&s.layers[..n]),
             size,
             object: s.object.clone(),
             condition: s.condition.clone(),

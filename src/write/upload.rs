@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use crate::budget::Lease;
@@ -17,6 +18,7 @@ use crate::key::Key;
 use crate::read::Object;
 use crate::s3::{Condition, Directive, NewObject, Part, Payload, Source, Stored};
 
+use super::extents::Extent;
 use super::overlay::{Origin, Piece};
 use super::{OnConflict, Writes, staging};
 
@@ -29,12 +31,21 @@ pub(super) struct Upload {
     /// What the upload was, or will be, created with.
     pub object: NewObject,
     id: OnceCell<String>,
+    /// What parts were copied from.
+    sources: Mutex<Vec<Object>>,
     complete: AtomicBool,
 }
 
 impl Upload {
     pub fn new(io: Arc<Writes>, key: Key, object: NewObject) -> Arc<Upload> {
-        Arc::new(Upload { io, key, object, id: OnceCell::new(), complete: AtomicBool::new(false) })
+        Arc::new(Upload {
+            io,
+            key,
+            object,
+            id: OnceCell::new(),
+            sources: Mutex::default(),
+            complete: AtomicBool::new(false),
+        })
     }
 
     /// The id; creates the upload if nobody did. It is created in a task of its own: a caller that gives up must not
@@ -49,6 +60,18 @@ impl Upload {
             self.io.progressed();
         }
         self.id.get().map(String::as_str).ok_or_else(|| broken("no upload"))
+    }
+
+    /// A part was copied from `object`.
+    pub fn note_source(&self, object: &Object) {
+        let mut sources = self.sources.lock();
+        if !sources.contains(object) {
+            sources.push(object.clone());
+        }
+    }
+
+    pub fn copied_from(&self) -> Vec<Object> {
+        self.sources.lock().clone()
     }
 
     /// `parts` in order; their sizes must add up to `size`.
@@ -150,11 +173,21 @@ impl Writes {
         Err(Error::new(kind, "store object: another version is there").with_key(key))
     }
 
+    /// `len` bytes of an extent.
+    pub(super) async fn copied(&self, extent: &Extent, len: u64) -> Result<Bytes> {
+        let (source, at) = (&extent.source, extent.at);
+        let bytes = self.reads.range(source, at..at + len).await.map_err(|e| source_error(e, source))?;
+        if bytes.len() as u64 != len {
+            return Err(broken("copied bytes are missing").with_key(&source.id.key));
+        }
+        Ok(bytes)
+    }
+
     /// The bytes of `pieces` in order, and the memory that what was fetched takes.
     pub(super) async fn gather(&self, base: Option<&Object>, pieces: &[Piece]) -> Result<(Payload, Option<Lease>)> {
         let fetched: u64 = pieces
             .iter()
-            .filter(|p| matches!(p.from, Origin::Staged(_) | Origin::Base))
+            .filter(|p| matches!(p.from, Origin::Staged(_) | Origin::Base | Origin::Copied(_)))
             .map(|p| p.range.end - p.range.start)
             .sum();
         let mut lease = None;
@@ -190,6 +223,7 @@ impl Writes {
                     }
                     out.push(bytes);
                 }
+                Origin::Copied(extent) => out.push(self.copied(extent, len).await?),
                 Origin::Shipped => return Err(broken("bytes were sent already")),
             }
         }
@@ -205,6 +239,14 @@ pub(super) fn broken(what: &str) -> Error {
 pub(super) fn base_error(e: Error, base: &Object) -> Error {
     match e.kind() {
         Kind::Stale | Kind::NotFound => e.with_kind(Kind::Conflict).with_key(&base.id.key),
+        _ => e,
+    }
+}
+
+/// What the failure to get at an object that was copied from means for the copy.
+pub(super) fn source_error(e: Error, source: &Object) -> Error {
+    match e.kind() {
+        Kind::Stale | Kind::NotFound => e.with_kind(Kind::Stale).with_key(&source.id.key),
         _ => e,
     }
 }

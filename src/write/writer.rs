@@ -176,7 +176,7 @@ impl Writer {
     }
 
     /// Completes the stream, so that what it sent can be had again.
-    async fn seal(&self) -> Result<()> {
+    pub(super) async fn seal(&self) -> Result<()> {
         self.commit().await.map(|_| ())
     }
 
@@ -197,7 +197,7 @@ impl Writer {
             }
             match self.fetch(&pieces, base.as_ref()).await {
                 // A commit of ours replaced the base meanwhile.
-                Err(e) if e.kind() == Kind::Conflict && self.base() != base => {}
+                Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Stale) && self.base() != base => {}
                 Err(e) if e.kind() == Kind::Conflict => return Err(e.with_kind(Kind::Stale)),
                 done => return done,
             }
@@ -244,7 +244,7 @@ impl Writer {
                 continue;
             }
             match self.fetch(&found, base.as_ref()).await {
-                Err(e) if e.kind() == Kind::Conflict && self.base() != base => {}
+                Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Stale) && self.base() != base => {}
                 Err(e) if e.kind() == Kind::Conflict => return Err(e.with_kind(Kind::Stale)),
                 done => return done,
             }
@@ -259,6 +259,7 @@ impl Writer {
             out.push(match (&p.from, base) {
                 (Origin::Memory(b), _) => b.clone(),
                 (Origin::Zero, _) => BytesMut::zeroed((p.range.end - p.range.start) as usize).freeze(),
+                (Origin::Copied(extent), _) => self.io.copied(extent, p.range.end - p.range.start).await?,
                 (Origin::Base, Some(object)) => {
                     let bytes =
                         self.io.reads.range(object, p.range.clone()).await.map_err(|e| base_error(e, object))?;
@@ -418,6 +419,12 @@ impl Writer {
         let mut s = self.state.lock();
         if s.base.is_some() {
             s.key = object.id.key.clone();
+            let old = s.base.as_ref().map(|b| b.id.clone());
+            for layer in &mut s.layers {
+                if let Some(old) = &old {
+                    layer.overlay.rebase(old, &object);
+                }
+            }
             s.base = Some(object);
         }
     }

@@ -23,7 +23,7 @@ use tokio::runtime::Handle as Runtime;
 use xosfs::budget::Budget;
 use xosfs::cache::BlockCache;
 use xosfs::config::credentials::Credentials;
-use xosfs::config::{Options, Source};
+use xosfs::config::{Options, Provider, Source};
 use xosfs::daemon::{connect, volume};
 use xosfs::demo::Server;
 use xosfs::fs::file::OpenMode;
@@ -301,6 +301,7 @@ impl Library {
         let keys = server.keys();
         settings.credentials = Credentials::fixed(keys.access_key, keys.secret_key, None);
         let s3 = S3::new(settings).unwrap();
+        let provider = Provider::find(options.provider, s3.own_endpoint());
         let budget = Budget::new(setup.memory);
         let read = ReadSettings { max_readahead: 256 << 10, patience: options.op_timeout, ..ReadSettings::default() };
         let reads = Reads::new(s3.clone(), BlockCache::new(budget.clone()), read);
@@ -317,7 +318,7 @@ impl Library {
         let settings = xosfs::fs::Settings {
             attr_delay: Duration::from_millis(20),
             copy_threshold: setup.copy_threshold,
-            ..volume::fs_settings(&options, source.prefix)
+            ..volume::fs_settings(&options, provider, source.prefix)
         };
         Library { fs: Fs::new(s3, reads, writes, settings), runtime: runtime.clone() }
     }
