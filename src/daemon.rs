@@ -8,10 +8,13 @@
 //!    `shutdown_timeout` allows, and what could not be stored is listed where `xosfs umount` finds it.
 
 pub mod connect;
+pub mod control;
 pub mod heap;
 pub mod log;
+pub mod metrics;
 pub mod report;
 pub mod state;
+pub mod status;
 pub mod volume;
 
 use std::fmt;
@@ -25,6 +28,8 @@ use crate::config::{Options, Source};
 use crate::error::{Error, Kind, Result};
 use crate::fuse::session::{self, Ended, Filesystem, Mounted, Plan, Session};
 use crate::fuse::target::{self, Target};
+use control::{Console, Control};
+use metrics::Metrics;
 use report::Report;
 use state::{Claim, State};
 use volume::{Unstored, Volume};
@@ -139,13 +144,13 @@ impl Signals {
     }
 
     /// The next signal that asks for the end.
-    async fn end(&mut self, dump: &(dyn Fn() -> String + Send + Sync)) -> &'static str {
+    async fn end(&mut self, console: &dyn Console) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
                 _ = self.hang_up.recv() => return "SIGHUP",
-                _ = self.dump.recv() => tracing::info!("state on SIGUSR1:\n{}", dump()),
+                _ = self.dump.recv() => tracing::info!("state on SIGUSR1:\n{}", console.status().text()),
             }
         }
     }
@@ -168,12 +173,23 @@ async fn host<F: Filesystem + Send + 'static>(
 ) -> Result<Unstored> {
     // Before the mount: a signal in between must not leave it behind.
     let mut signals = Signals::listen()?;
-    let Volume { filesystem, attach, drain, dump } = volume;
+    let Volume { filesystem, attach, drain, console } = volume;
+    let mut metrics = None;
+    if let Some(address) = &request.options.metrics {
+        let started = Metrics::start(address, console.clone()).await?;
+        console.set_metrics(started.shown());
+        metrics = Some(started);
+    }
     let (mut session, mounted) = mount(request, filesystem).await?;
     attach(session.notifier.clone());
     let mut state = State::of(request);
-    if let Err(e) = state.write() {
-        report.warn(&format!("no record of this mount for `xosfs umount`: {e}"));
+    let mut control = None;
+    match state.write() {
+        Err(e) => report.warn(&format!("no record of this mount for `xosfs umount` and `status`: {e}")),
+        Ok(()) => match Control::start(&state, console.clone()) {
+            Ok(started) => control = Some(started),
+            Err(e) => report.warn(&format!("no control socket for `xosfs status` and `flush`: {e}")),
+        },
     }
     drop(claim);
     tracing::info!(source = %request.source, dir = %request.dir.display(), pid = std::process::id(), "mounted");
@@ -193,14 +209,14 @@ async fn host<F: Filesystem + Send + 'static>(
             tracing::info!("unmounted from outside");
             true
         }
-        name = signals.end(&*dump) => {
+        name = signals.end(&*console) => {
             tracing::info!("{name}: storing what is left, then unmounting");
             false
         }
     };
     report.stopping();
     let deadline = Instant::now() + request.options.shutdown_timeout;
-    let mut unstored = drain_or_signal(&drain, deadline, &mut signals, &*dump).await;
+    let mut unstored = drain_or_signal(&drain, deadline, &mut signals, &*console).await;
     if !ended_outside {
         match blocking("unmount", move || mounted.unmount()).await {
             Ok(Ended::Detached) => tracing::warn!("the mount is still in use; detached"),
@@ -208,11 +224,13 @@ async fn host<F: Filesystem + Send + 'static>(
             Err(e) => tracing::error!("{e}"),
         }
         // Unmounting closed what was still open, which may have left something to store.
-        unstored = drain_or_signal(&drain, deadline, &mut signals, &*dump).await;
+        unstored = drain_or_signal(&drain, deadline, &mut signals, &*console).await;
     }
     for (key, error) in &unstored {
         tracing::error!(%key, "not stored: {error}");
     }
+    // Before the record goes: whoever finds it may ask.
+    drop((control, metrics));
     state.finish(&unstored);
     tracing::info!(unstored = unstored.len(), "ended");
     Ok(unstored)
@@ -255,11 +273,11 @@ async fn drain_or_signal(
     drain: &volume::Drain,
     deadline: Instant,
     signals: &mut Signals,
-    dump: &(dyn Fn() -> String + Send + Sync),
+    console: &dyn Console,
 ) -> Unstored {
     tokio::select! {
         unstored = drain(deadline) => unstored,
-        name = signals.end(dump) => {
+        name = signals.end(console) => {
             tracing::warn!("{name} while storing: not waiting any longer");
             // A deadline in the past: only says what is left.
             drain(Instant::now()).await

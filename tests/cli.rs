@@ -10,15 +10,19 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fuser::{
     FileAttr, FileType, Filesystem, Generation, INodeNo, ReplyAttr, ReplyDirectory, ReplyEntry, Request as Call,
 };
+use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 use xosfs::config::Options;
+use xosfs::daemon::control::Console;
 use xosfs::daemon::report::Report;
-use xosfs::daemon::volume::Volume;
+use xosfs::daemon::status::Status;
+use xosfs::daemon::volume::{Unstored, Volume};
 use xosfs::daemon::{self as life, Outcome, Request};
 use xosfs::error::{Error, Kind};
 use xosfs::fuse::{fusermount, mountinfo, session, target};
@@ -72,6 +76,22 @@ impl Filesystem for Tiny {
     }
 }
 
+struct Still;
+
+impl Console for Still {
+    fn status(&self) -> Status {
+        Status { endpoint: "tiny state".into(), ..Status::default() }
+    }
+
+    fn flush(&self, _: Duration) -> BoxFuture<'static, Unstored> {
+        Box::pin(std::future::ready(Vec::new()))
+    }
+
+    fn refresh(&self, _: String) -> BoxFuture<'static, xosfs::Result<u64>> {
+        Box::pin(std::future::ready(Ok(0)))
+    }
+}
+
 /// Not a test by itself: the process that [`Mount::start_with`] starts. Its answer is its exit code.
 #[test]
 fn daemon() {
@@ -92,7 +112,7 @@ fn daemon() {
                 let unstored = lost.map(|k| (k, Error::new(Kind::Quota, "put object")));
                 Box::pin(async move { unstored.into_iter().collect() })
             }),
-            dump: Box::new(|| "tiny state".into()),
+            console: Arc::new(Still),
         })
     });
     std::process::exit(match outcome {

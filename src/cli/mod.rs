@@ -4,11 +4,13 @@
 //!    and exit codes.
 //! 2. A daemon in the background is started before this process has any thread: see [`launch`].
 
+mod complete;
 mod demo;
 mod helper;
 mod install;
 mod launch;
 mod mount;
+mod status;
 mod umount;
 
 use std::ffi::OsString;
@@ -65,6 +67,16 @@ enum Command {
     Umount(UmountArgs),
     /// Try it: an S3 server inside this process, with a bucket mounted from it.
     Demo(DemoArgs),
+    /// What mounts are doing: requests, errors, cache, memory, what is not stored.
+    Status(status::StatusArgs),
+    /// Store everything that a mount has not stored yet, and say what could not be.
+    Flush(status::FlushArgs),
+    /// Forget listings and attributes, so that changes made elsewhere show now.
+    Refresh(status::RefreshArgs),
+    /// Print the completions of a shell.
+    Completions(complete::CompletionArgs),
+    /// Print the manual page.
+    Man(complete::ManArgs),
     /// Let mount(8) and /etc/fstab know the type fuse.xosfs.
     InstallHelper(InstallArgs),
 }
@@ -149,6 +161,11 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Command::Umount(args) => umount::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::InstallHelper(args) => install::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Flush(args) => status::flush(&args),
+        Command::Refresh(args) => status::refresh(&args),
+        Command::Completions(args) => complete::completions(&args, Cli::command()),
+        Command::Man(args) => complete::man(&args, Cli::command()),
     };
     finish("xosfs", result, 2, 1)
 }

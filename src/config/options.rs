@@ -6,6 +6,7 @@
 //! 3. No secret is ever an option: `/proc/PID/cmdline` and `/etc/fstab` are readable by everybody.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -80,6 +81,23 @@ pub enum Log {
     File(PathBuf),
 }
 
+/// Where the metrics are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetricsAddress {
+    /// A loopback address; port 0 takes any.
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for MetricsAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MetricsAddress::Tcp(at) => write!(f, "{at}"),
+            MetricsAddress::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
 /// Flags that the kernel keeps for every file system, and security labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MountFlags {
@@ -147,6 +165,7 @@ pub struct Options {
     pub shutdown_timeout: Duration,
     pub log: Log,
     pub log_level: LogLevel,
+    pub metrics: Option<MetricsAddress>,
     pub flags: MountFlags,
     /// `_netdev` was among the options: the network may not be there yet.
     pub netdev: bool,
@@ -278,6 +297,7 @@ impl Default for Options {
             shutdown_timeout: Duration::ZERO,
             log: Log::Auto,
             log_level: LogLevel::Info,
+            metrics: None,
             flags: MountFlags::default(),
             netdev: false,
         };

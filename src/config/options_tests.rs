@@ -43,6 +43,7 @@ fn every_option_has_an_effect() {
         "log" => "/x/y",
         "log_level" => "trace",
         "max_uploads" | "retries" => "3",
+        "metrics" => "127.0.0.1:9464",
         "connect_timeout" => "7s",
         "allow_other" | "default_permissions" => "false",
         _ => match spec.value {

@@ -436,4 +436,13 @@ pub static TABLE: &[Spec] = &[
         doc: "How much is said. info is a few lines a day; debug is a line per operation.",
         set: |o, v| value::choice(v, LogLevel::CHOICES).map(|v| o.log_level = v),
     },
+    Spec {
+        name: "metrics",
+        group: Group::Daemon,
+        value: "ADDRESS:PORT|SOCKET",
+        default: "",
+        doc: "Serve the figures of `xosfs status` as OpenMetrics over HTTP, on a loopback address and port (0: any) or on \
+              a unix socket with this path. Unset: nothing listens.",
+        set: |o, v| value::metrics(v).map(|v| o.metrics = Some(v)),
+    },
 ];

@@ -1,9 +1,12 @@
 //! The values that options take: sizes, durations, modes, users, endpoints. Each error says what to write.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::unistd::{Gid, Group, Uid, User};
+
+use super::options::MetricsAddress;
 
 pub type Parsed<T> = Result<T, String>;
 
@@ -193,6 +196,21 @@ pub fn content_type(text: &str) -> Parsed<String> {
     }
 }
 
+/// A loopback address with port, or the absolute path of a socket.
+pub fn metrics(text: &str) -> Parsed<MetricsAddress> {
+    if text.starts_with('/') {
+        return path(text).map(MetricsAddress::Unix);
+    }
+    let address = text.replacen("localhost:", "127.0.0.1:", 1);
+    match address.parse::<SocketAddr>() {
+        Ok(at) if at.ip().is_loopback() => Ok(MetricsAddress::Tcp(at)),
+        Ok(_) => {
+            Err(format!("`{text}` is no loopback address: the figures name the bucket; put a proxy before 127.0.0.1"))
+        }
+        Err(_) => Err(format!("`{text}` is no address like 127.0.0.1:9464 and no path that starts with `/`")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,6 +253,18 @@ mod tests {
         assert!(endpoint("https://h/?x=1").is_err());
         for secret in ["https://AKIA:topsecret@h", "AKIA:topsecret@h"] {
             assert!(!endpoint(secret).unwrap_err().contains("topsecret"));
+        }
+    }
+
+    #[test]
+    fn metrics_stay_on_this_machine() {
+        for text in ["127.0.0.1:9464", "[::1]:9464", "localhost:0", "/run/m.sock"] {
+            assert!(metrics(text).is_ok(), "{text}");
+        }
+        for (text, part) in
+            [("0.0.0.0:1", "loopback"), ("192.0.2.1:1", "loopback"), ("9464", "127.0.0.1:9464"), ("m.sock", "path")]
+        {
+            assert!(metrics(text).unwrap_err().contains(part), "{text}");
         }
     }
 

@@ -82,6 +82,24 @@ impl State {
         }
     }
 
+    /// Every record of this user, readable ones only.
+    pub fn all() -> Vec<State> {
+        let Ok(entries) = fs::read_dir(base()) else { return Vec::new() };
+        let mut all: Vec<State> = entries
+            .flatten()
+            .map(|e| e.path())
+            .filter(|p| p.extension().is_some_and(|e| e == "json"))
+            .filter_map(|p| serde_json::from_slice(&fs::read(p).ok()?).ok())
+            .collect();
+        all.sort_by(|a, b| a.dir.cmp(&b.dir));
+        all
+    }
+
+    /// Where the daemon of this directory listens.
+    pub fn socket(&self) -> PathBuf {
+        file_of(&self.dir, "sock")
+    }
+
     /// The last record for this directory.
     pub fn read(dir: &Path) -> Option<State> {
         let text = fs::read(file_of(dir, "json")).ok()?;

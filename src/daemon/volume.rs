@@ -1,11 +1,13 @@
 //! What the daemon drives: the file system as the kernel sees it, and the handles to end it and to look into it.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
+use super::control::Console;
+use super::status::{self, Origin, Status};
 use super::{Request, env};
 use crate::budget::Budget;
 use crate::cache::BlockCache;
@@ -28,6 +30,8 @@ pub type Drain = Box<dyn Fn(Instant) -> BoxFuture<'static, Unstored> + Send + Sy
 /// Changes of attributes wait this long for others: longer than `cp -a` or `rsync` take between two of one file,
 /// shorter than anybody waits for another machine to see a mode.
 const ATTR_DELAY: Duration = Duration::from_millis(500);
+/// For the kernel to forget what it remembers of a tree.
+const KERNEL_PATIENCE: Duration = Duration::from_secs(15);
 /// Rough size of a remembered inode, and the share of the memory bound they may take.
 const INODE_BYTES: u64 = 512;
 const INODE_SHARE: u64 = 16;
@@ -38,8 +42,8 @@ pub struct Volume<F> {
     /// Called once when the mount is up.
     pub attach: Box<dyn FnOnce(Notifier) + Send>,
     pub drain: Drain,
-    /// The state as text, for the log.
-    pub dump: Box<dyn Fn() -> String + Send + Sync>,
+    /// For whoever looks into the mount while it runs.
+    pub console: Arc<dyn Console>,
 }
 
 /// What the file system is told, from the options of a mount.
@@ -114,11 +118,40 @@ pub fn build(options: &Options, root: Prefix, s3: S3) -> Arc<Fs> {
     Fs::new(s3, reads, writes, fs_settings(options, provider, root))
 }
 
+/// The mount as the control socket sees it.
+struct Served {
+    fs: Arc<Fs>,
+    origin: Origin,
+    metrics: OnceLock<String>,
+}
+
+impl Console for Served {
+    fn status(&self) -> Status {
+        Status { metrics: self.metrics.get().cloned(), ..status::collect(&self.origin, &self.fs) }
+    }
+
+    fn set_metrics(&self, shown: &str) {
+        let _ = self.metrics.set(shown.to_owned());
+    }
+
+    fn flush(&self, limit: Duration) -> BoxFuture<'static, Unstored> {
+        let fs = self.fs.clone();
+        Box::pin(async move { fs.flush_all(limit).await })
+    }
+
+    fn refresh(&self, path: String) -> BoxFuture<'static, Result<u64>> {
+        let fs = self.fs.clone();
+        Box::pin(async move { fs.forget_below(&path, KERNEL_PATIENCE).await.map(|n| n as u64) })
+    }
+}
+
 /// The file system of one mount, and the handles to it.
 pub fn build_fs(request: &Request, s3: S3, runtime: &Handle) -> Result<Volume<impl Filesystem + use<>>> {
     let _inside = runtime.enter();
     let fs = build(&request.options, request.source.prefix.clone(), s3);
-    let (attached, drained, dumped) = (fs.clone(), fs.clone(), fs.clone());
+    let (attached, drained) = (fs.clone(), fs.clone());
+    let origin = Origin { request: request.clone(), started: Instant::now(), mounted: SystemTime::now() };
+    let console = Arc::new(Served { fs: fs.clone(), origin, metrics: OnceLock::new() });
     Ok(Volume {
         filesystem: Adapter::new(fs, runtime.clone()),
         attach: Box::new(move |notifier| attached.set_kernel(Box::new(KernelNotifier(notifier)))),
@@ -126,6 +159,6 @@ pub fn build_fs(request: &Request, s3: S3, runtime: &Handle) -> Result<Volume<im
             let fs = drained.clone();
             Box::pin(async move { fs.drain(deadline.saturating_duration_since(Instant::now())).await })
         }),
-        dump: Box::new(move || dumped.dump()),
+        console,
     })
 }

@@ -48,6 +48,17 @@ impl OpenMode {
     }
 }
 
+/// How bytes of one write(2) are to be taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WriteMode {
+    /// At the end as it then is, not at the offset.
+    pub append: bool,
+    /// The writer lacks the right to keep setuid and setgid.
+    pub kill_suid: bool,
+    /// Stored before the write returns (O_SYNC, O_DSYNC).
+    pub sync: bool,
+}
+
 /// What a writer needs of the object it starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
@@ -224,7 +235,7 @@ impl Fs {
         reader: Option<crate::read::Reader>,
         keep_pages: bool,
     ) -> Opened {
-        let handle = FileHandle::new(inode.clone(), mode.read, mode.write, mode.append, reader);
+        let handle = FileHandle::new(inode.clone(), mode.read, mode.write, reader);
         self.inodes.pin(inode.ino);
         {
             let mut state = inode.state.lock();
@@ -414,6 +425,7 @@ impl Fs {
             let mut state = inode.state.lock();
             state.attr.mtime = now;
             state.attr.ctime = now;
+            state.touched = true;
         }
     }
 
@@ -475,7 +487,7 @@ impl Fs {
     }
 
     /// Takes the bytes on the calling thread when that needs no waiting. `None`: call [`Fs::write`].
-    pub fn write_now(&self, fh: Fh, offset: u64, data: &[u8], kill_suid: bool) -> Option<Result<()>> {
+    pub fn write_now(&self, fh: Fh, offset: u64, data: &[u8], mode: WriteMode) -> Option<Result<()>> {
         let handle = match self.handles.file(fh) {
             Ok(handle) => handle,
             Err(e) => return Some(Err(e)),
@@ -483,13 +495,13 @@ impl Fs {
         if !handle.write {
             return Some(Err(Kind::BadHandle.into()));
         }
-        if handle.append {
+        if mode.append || mode.sync {
             return None;
         }
         let writer = handle.inode.state.lock().writer.clone()?;
         match writer.write_now(offset, data) {
             Ok(Some(())) => {
-                self.note_write(&handle.inode, kill_suid, true);
+                self.note_write(&handle.inode, mode.kill_suid, true);
                 Some(Ok(()))
             }
             Ok(None) => None,
@@ -497,18 +509,18 @@ impl Fs {
         }
     }
 
-    pub async fn write(self: &Arc<Self>, fh: Fh, offset: u64, data: Bytes, kill_suid: bool) -> Result<()> {
+    pub async fn write(self: &Arc<Self>, fh: Fh, offset: u64, data: Bytes, mode: WriteMode) -> Result<()> {
         let handle = self.handles.file(fh)?;
         if !handle.write {
             return Err(Kind::BadHandle.into());
         }
         let writer = self.writer(&handle.inode).await?;
-        if handle.append {
+        if mode.append {
             writer.append(data).await?;
         } else {
             writer.write(offset, data).await?;
         }
-        self.note_write(&handle.inode, kill_suid, true);
-        Ok(())
+        self.note_write(&handle.inode, mode.kill_suid, true);
+        if mode.sync { self.commit(&handle.inode).await } else { Ok(()) }
     }
 }

@@ -19,14 +19,13 @@ pub struct FileHandle {
     pub inode: Arc<Inode>,
     pub read: bool,
     pub write: bool,
-    pub append: bool,
     /// The version this handle reads; `None` while there is a writer. Replaced only by a version this mount made.
     reader: Mutex<Option<Arc<Reader>>>,
 }
 
 impl FileHandle {
-    pub fn new(inode: Arc<Inode>, read: bool, write: bool, append: bool, reader: Option<Reader>) -> Arc<FileHandle> {
-        Arc::new(FileHandle { inode, read, write, append, reader: Mutex::new(reader.map(Arc::new)) })
+    pub fn new(inode: Arc<Inode>, read: bool, write: bool, reader: Option<Reader>) -> Arc<FileHandle> {
+        Arc::new(FileHandle { inode, read, write, reader: Mutex::new(reader.map(Arc::new)) })
     }
 
     pub fn reader(&self) -> Option<Arc<Reader>> {

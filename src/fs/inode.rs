@@ -58,6 +58,8 @@ pub struct State {
     pub has_marker: bool,
     /// Directory: what its marker says of mode, owner and times is known, or that there is none.
     pub marker_told: bool,
+    /// Directory: this mount added or removed a name, which no marker tells of.
+    pub touched: bool,
     /// Bytes were written since the last commit, not only a file made or emptied.
     pub wrote: bool,
     /// Tags and ACL, as far as they are known.
@@ -83,6 +85,7 @@ impl State {
             odd_marker: None,
             has_marker: false,
             marker_told: false,
+            touched: false,
             wrote: false,
             learnt: None,
             keeps_unasked: false,
@@ -250,6 +253,11 @@ impl Inodes {
 
     pub fn place(&self, ino: Ino) -> Option<(Ino, Name)> {
         self.inner.lock().nodes.get(&ino)?.place.clone()
+    }
+
+    /// Whether it has a name: not once it is unlinked.
+    pub fn is_linked(&self, ino: Ino) -> bool {
+        ino == ROOT || self.inner.lock().nodes.get(&ino).is_some_and(|n| n.place.is_some())
     }
 
     /// The inode of `name`, made with `state` when there is none. An existing inode of another kind (a directory

@@ -36,6 +36,11 @@ pub(super) enum Found {
     Nothing,
 }
 
+/// Whether two looks at one version found the same of everything a program can change but the access time.
+fn same_but_times(a: &Attr, b: &Attr) -> bool {
+    (a.kind, a.size, a.perm, a.uid, a.gid, a.mtime) == (b.kind, b.size, b.perm, b.uid, b.gid, b.mtime)
+}
+
 impl Fs {
     fn fresh(&self, state: &State) -> Option<Duration> {
         let left = self.settings.metadata_ttl.checked_sub(state.confirmed?.elapsed())?;
@@ -52,12 +57,13 @@ impl Fs {
     }
 
     pub(super) fn entry(&self, inode: &Inode) -> Entry {
+        let links = u32::from(self.inodes.is_linked(inode.ino));
         let state = inode.state.lock();
         let mut ttl = self.ttl(&state);
         if inode.ino == ROOT {
             ttl = self.settings.metadata_ttl;
         }
-        Entry { ino: inode.ino, attr: state.current(), ttl }
+        Entry { ino: inode.ino, attr: state.current(), links, ttl }
     }
 
     /// Whether the inode can be shown without asking.
@@ -383,6 +389,13 @@ impl Fs {
         if attr.kind == FileKind::Dir {
             // The marker is read some time after the name was first shown: to tar that must not be a change.
             attr.ctime = state.attr.ctime;
+            if state.touched {
+                attr.mtime = attr.mtime.max(state.attr.mtime);
+            }
+        } else if state.facts.etag.as_ref() == Some(&meta.etag) && same_but_times(&attr, &state.attr) {
+            // Nothing happened since; what the store keeps of these two is coarser, or nothing.
+            attr.ctime = state.attr.ctime;
+            attr.atime = state.attr.atime;
         }
         if attr.kind == state.attr.kind && !state.attr_pending {
             state.attr = attr;

@@ -11,6 +11,7 @@ mod attribute;
 mod change;
 mod close;
 mod copy;
+mod copy_range;
 mod drain;
 pub mod file;
 mod graves;
@@ -21,6 +22,7 @@ mod kept;
 mod known;
 mod listing;
 mod lookup;
+mod overview;
 mod rename;
 pub mod setattr;
 mod xattr;
@@ -39,6 +41,7 @@ pub use handle::{Fh, Handles};
 pub use inode::{Ino, ROOT};
 pub use listing::{Batch, DirHandle};
 pub use lookup::Lookup;
+pub use overview::{Dirty, Figures};
 
 use crate::config::Provider;
 use crate::error::{Kind, Result};
@@ -88,6 +91,8 @@ pub struct Settings {
 pub struct Entry {
     pub ino: Ino,
     pub attr: Attr,
+    /// Names of it: 0 once it is unlinked and still open. A directory has 1 whatever is in it.
+    pub links: u32,
     /// How long the kernel may believe it.
     pub ttl: Duration,
 }
@@ -267,27 +272,5 @@ impl Fs {
             *logged = Some(Instant::now());
             warn!(prefix = %prefix, hidden = count, total, "keys that cannot be shown as file names are left out");
         }
-    }
-
-    /// Figures for `SIGUSR1` and `status`.
-    pub fn dump(&self) -> String {
-        let (inodes, idle) = self.inodes.counts();
-        let mut dirty = Vec::new();
-        for inode in self.inodes.all() {
-            let state = inode.state.lock();
-            if let Some(w) = &state.writer
-                && w.is_dirty()
-            {
-                dirty.push(format!("{} ({} bytes)", w.key(), w.size()));
-            }
-        }
-        format!(
-            "handles={} inodes={inodes} remembered={idle} listed={} hidden={} unlinked-open={} dirty=[{}]",
-            self.handles.len(),
-            self.listings.entries(),
-            self.hidden.load(Ordering::Relaxed),
-            self.graves.len(),
-            dirty.join(", ")
-        )
     }
 }

@@ -66,6 +66,8 @@ impl Fs {
                 || attr.uid != before.uid
                 || attr.gid != before.gid
                 || attr.mtime != before.mtime;
+            // A time that was set is the marker's, not that of the last name.
+            state.touched &= change.mtime.is_none();
             let carried = state.writer.as_ref().is_some_and(|w| w.is_dirty());
             let pending = differs && stores && self.settings.store_attrs && !carried && ino != super::ROOT;
             let schedule = pending && !state.attr_pending;

@@ -1,7 +1,8 @@
 //! Unpacks requests, answers what is in memory on the spot, spawns the rest and replies from the task.
 //!
-//! 1. Everything borrowed from the request is owned before the callback returns; a write that fits in memory is
-//!    copied once, on this thread, and answered here.
+//! The bodies of requests for bytes, directories and extended attributes are in `io`, `directory` and `attribute`.
+//!
+//! 1. Everything borrowed from the request is owned before the callback returns.
 //! 2. A hit (cached block, fresh attribute, xattr probe) never leaves the FUSE thread: the hand-over costs more
 //!    than the answer.
 //! 3. Every reply has a deadline. A panic in a task drops the reply, which fuser answers with EIO; a panic on the
@@ -14,10 +15,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use fuser::{
-    AccessFlags, CopyFileRangeFlags, Errno, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    AccessFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
     Request, TimeOrNow, WriteFlags,
 };
@@ -27,11 +27,11 @@ use tracing::debug;
 use crate::error::{Error, Kind, Result};
 use crate::fs::file::OpenMode;
 use crate::fs::setattr::Change;
-use crate::fs::{Batch, Fh, Fs, Ino};
+use crate::fs::{Fh, Fs, Ino};
 use crate::key::Name;
 
 use super::probe::Probes;
-use super::reply::{Refuse, errno, log, of_time, reply_entry, reply_lookup, reply_sized, to_attr, to_type};
+use super::reply::{Refuse, entry_attr, errno, log, of_time, reply_entry, reply_lookup};
 
 /// Largest write the kernel sends at once; more only costs buffers (measured: direct I/O gains nothing past it).
 const MAX_WRITE: u32 = 1 << 20;
@@ -39,9 +39,9 @@ const MAX_WRITE: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 
 pub struct Adapter {
-    fs: Arc<Fs>,
+    pub(super) fs: Arc<Fs>,
     runtime: Handle,
-    probes: Arc<Probes>,
+    pub(super) probes: Arc<Probes>,
 }
 
 impl Adapter {
@@ -51,7 +51,7 @@ impl Adapter {
     }
 
     /// Runs `work` in a task under a deadline and answers with what comes of it.
-    fn spawn<R: Refuse, T: Send + 'static>(
+    pub(super) fn spawn<R: Refuse, T: Send + 'static>(
         &self,
         op: &'static str,
         deadline: Option<Duration>,
@@ -80,12 +80,12 @@ impl Adapter {
 
     /// Deadline of an operation that moves no file data: its requests each keep `op_timeout`, and few follow on
     /// each other.
-    fn limit(&self) -> Option<Duration> {
+    pub(super) fn limit(&self) -> Option<Duration> {
         Some(self.fs.settings.op_timeout * 3)
     }
 
     /// What is answered on the FUSE thread must not kill it.
-    fn inline<T>(&self, op: &'static str, f: impl FnOnce() -> Option<Result<T>>) -> Option<Result<T>> {
+    pub(super) fn inline<T>(&self, op: &'static str, f: impl FnOnce() -> Option<Result<T>>) -> Option<Result<T>> {
         catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| Some(Err(Error::new(Kind::Io, format!("{op} panicked")))))
     }
 
@@ -157,7 +157,7 @@ impl fuser::Filesystem for Adapter {
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let ino = Ino(ino.0);
         match self.inline("getattr", || self.fs.getattr_now(ino)) {
-            Some(Ok(e)) => reply.attr(&e.ttl, &to_attr(e.ino, &e.attr)),
+            Some(Ok(e)) => reply.attr(&e.ttl, &entry_attr(&e)),
             Some(Err(e)) => {
                 log("getattr", &e);
                 reply.error(errno(&e));
@@ -165,7 +165,7 @@ impl fuser::Filesystem for Adapter {
             None => {
                 let fs = self.fs.clone();
                 self.spawn("getattr", self.limit(), reply, async move { fs.getattr(ino).await }, |_, reply, e| {
-                    reply.attr(&e.ttl, &to_attr(e.ino, &e.attr));
+                    reply.attr(&e.ttl, &entry_attr(&e));
                 });
             }
         }
@@ -201,7 +201,7 @@ impl fuser::Filesystem for Adapter {
         // truncate(2) may have to store a whole file.
         let limit = if size.is_some() { None } else { self.limit() };
         let work = async move { fs.setattr(ino, fh.map(|f| Fh(f.0)), change).await };
-        self.spawn("setattr", limit, reply, work, |_, reply, e| reply.attr(&e.ttl, &to_attr(e.ino, &e.attr)));
+        self.spawn("setattr", limit, reply, work, |_, reply, e| reply.attr(&e.ttl, &entry_attr(&e)));
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -318,7 +318,7 @@ impl fuser::Filesystem for Adapter {
         let work = async move { fs.create(parent, &name, perm, owner, open).await };
         self.spawn("create", self.limit(), reply, work, |fs, reply, (entry, opened)| {
             fs.looked_up(entry.ino);
-            let attr = to_attr(entry.ino, &entry.attr);
+            let attr = entry_attr(&entry);
             let flags = FopenFlags::FOPEN_KEEP_CACHE;
             reply.created(&entry.ttl, &attr, Generation(0), FileHandle(opened.fh.0), flags);
         });
@@ -335,19 +335,7 @@ impl fuser::Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let (fh, len) = (Fh(fh.0), size as usize);
-        match self.inline("read", || self.fs.read_now(fh, offset, len)) {
-            Some(Ok(data)) => reply.data(&data),
-            Some(Err(e)) => {
-                log("read", &e);
-                reply.error(errno(&e));
-            }
-            None => {
-                let fs = self.fs.clone();
-                let work = async move { fs.read(fh, offset, len).await };
-                self.spawn("read", self.limit(), reply, work, |_, reply, data: Bytes| reply.data(&data));
-            }
-        }
+        self.read_file(fh, offset, size, reply);
     }
 
     fn write(
@@ -358,34 +346,19 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let (fh, len) = (Fh(fh.0), data.len() as u32);
-        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        match self.inline("write", || self.fs.write_now(fh, offset, data, kill)) {
-            Some(Ok(())) => reply.written(len),
-            Some(Err(e)) => {
-                log("write", &e);
-                reply.error(errno(&e));
-            }
-            None => {
-                let (fs, data) = (self.fs.clone(), Bytes::copy_from_slice(data));
-                let work = async move { fs.write(fh, offset, data, kill).await };
-                self.spawn("write", None, reply, work, move |_, reply, ()| reply.written(len));
-            }
-        }
+        self.write_file(fh, offset, data, (write_flags, flags), reply);
     }
 
     fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        let (fs, pid) = (self.fs.clone(), req.pid());
-        self.spawn("flush", None, reply, async move { fs.flush(Fh(fh.0), pid).await }, |_, reply, ()| reply.ok());
+        self.flush_file(fh, req.pid(), reply);
     }
 
     fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        let fs = self.fs.clone();
-        self.spawn("fsync", None, reply, async move { fs.fsync(Fh(fh.0)).await }, |_, reply, ()| reply.ok());
+        self.sync_file(fh, reply);
     }
 
     fn release(
@@ -398,73 +371,19 @@ impl fuser::Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let fs = self.fs.clone();
-        self.spawn("release", None, reply, async move { fs.release(Fh(fh.0)).await }, |_, reply, ()| reply.ok());
+        self.release_file(fh, reply);
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.inline("opendir", || Some(self.fs.opendir(Ino(ino.0)))) {
-            Some(Ok(fh)) => reply.opened(FileHandle(fh.0), FopenFlags::empty()),
-            None => reply.error(Errno::EIO),
-            Some(Err(e)) => {
-                log("opendir", &e);
-                reply.error(errno(&e));
-            }
-        }
+        self.open_directory(ino, reply);
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let ino = Ino(ino.0);
-        let parent = self.fs.parent(ino);
-        for (i, (dot, number)) in [(".", ino), ("..", parent)].into_iter().enumerate() {
-            if offset <= i as u64 && reply.add(INodeNo(number.0), i as u64 + 1, FileType::Directory, dot) {
-                return reply.ok();
-            }
-        }
-        let fs = self.fs.clone();
-        let work = async move { fs.read_directory(Fh(fh.0), offset.saturating_sub(2)).await };
-        self.spawn("readdir", self.limit(), reply, work, move |fs, mut reply, batch: Batch| {
-            for (i, item) in batch.items.iter().enumerate() {
-                let number = fs.ino_of_entry(ino, &item.name, item.kind);
-                let next = batch.offset + i as u64 + 3;
-                if reply.add(INodeNo(number.0), next, to_type(item.kind), item.name.as_os_str()) {
-                    break;
-                }
-            }
-            reply.ok();
-        });
+    fn readdir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.list(ino, fh, offset, reply);
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let ino = Ino(ino.0);
-        let parent = self.fs.parent(ino);
-        for (i, (dot, number)) in [(".", ino), ("..", parent)].into_iter().enumerate() {
-            if offset > i as u64 {
-                continue;
-            }
-            // The kernel takes no reference for these two, and no attributes either.
-            let attr = match self.fs.getattr_now(number) {
-                Some(Ok(e)) => to_attr(number, &e.attr),
-                _ => to_attr(number, &self.fs.blank_dir()),
-            };
-            if reply.add(INodeNo(number.0), i as u64 + 1, dot, &Duration::ZERO, &attr, Generation(0)) {
-                return reply.ok();
-            }
-        }
-        let fs = self.fs.clone();
-        let work = async move { fs.read_directory(Fh(fh.0), offset.saturating_sub(2)).await };
-        self.spawn("readdirplus", self.limit(), reply, work, move |fs, mut reply, batch: Batch| {
-            for (i, item) in batch.items.iter().enumerate() {
-                let next = batch.offset + i as u64 + 3;
-                let Ok(e) = fs.entry_of_item(ino, item, batch.asked) else { continue };
-                let attr = to_attr(e.ino, &e.attr);
-                if reply.add(INodeNo(e.ino.0), next, item.name.as_os_str(), &e.ttl, &attr, Generation(0)) {
-                    break;
-                }
-                fs.looked_up(e.ino);
-            }
-            reply.ok();
-        });
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
+        self.list_plus(ino, fh, offset, reply);
     }
 
     fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
@@ -493,70 +412,19 @@ impl fuser::Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let Some(name) = name.to_str().map(str::to_owned) else { return reply.error(Errno::EINVAL) };
-        if !name.starts_with("user.") {
-            return reply.error(Errno::EOPNOTSUPP);
-        }
-        let (fs, ino, value) = (self.fs.clone(), Ino(ino.0), value.to_vec());
-        let (create, replace) = (flags & libc::XATTR_CREATE != 0, flags & libc::XATTR_REPLACE != 0);
-        let probes = self.probes.clone();
-        let work = async move {
-            let result = fs.setxattr(ino, &name, &value, create, replace).await;
-            probes.forget(ino.0);
-            result
-        };
-        self.spawn("setxattr", None, reply, work, |_, reply, ()| reply.ok());
+        self.set_attribute(ino, name, value, flags, reply);
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let Some(name) = name.to_str().map(str::to_owned) else { return reply.error(Errno::ENODATA) };
-        if let Some(e) = self.fs.getxattr_now(&name) {
-            return reply.error(errno(&e));
-        }
-        let (fs, ino) = (self.fs.clone(), Ino(ino.0));
-        if size > 0
-            && let Some(value) = self.probes.take(ino.0, &name)
-        {
-            return reply_sized(reply, size, &value);
-        }
-        let probes = self.probes.clone();
-        let work = async move {
-            let value = fs.getxattr(ino, &name).await?;
-            if size == 0 {
-                probes.keep(ino.0, &name, &value);
-            }
-            Ok(value)
-        };
-        self.spawn("getxattr", self.limit(), reply, work, move |_, reply, value: Vec<u8>| {
-            reply_sized(reply, size, &value)
-        });
+        self.get_attribute(ino, name, size, reply);
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        match self.inline("listxattr", || Some(self.fs.listxattr(Ino(ino.0)))) {
-            Some(Ok(names)) => {
-                let mut list = Vec::new();
-                for name in names {
-                    list.extend_from_slice(name.as_bytes());
-                    list.push(0);
-                }
-                reply_sized(reply, size, &list);
-            }
-            Some(Err(e)) => reply.error(errno(&e)),
-            None => reply.error(Errno::EIO),
-        }
+        self.list_attributes(ino, size, reply);
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let Some(name) = name.to_str().map(str::to_owned) else { return reply.error(Errno::ENODATA) };
-        let (fs, ino) = (self.fs.clone(), Ino(ino.0));
-        let probes = self.probes.clone();
-        let work = async move {
-            let result = fs.removexattr(ino, &name).await;
-            probes.forget(ino.0);
-            result
-        };
-        self.spawn("removexattr", None, reply, work, |_, reply, ()| reply.ok());
+        self.remove_attribute(ino, name, reply);
     }
 
     fn fallocate(
@@ -569,9 +437,7 @@ impl fuser::Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let fs = self.fs.clone();
-        let work = async move { fs.fallocate(Fh(fh.0), offset, length, mode).await };
-        self.spawn("fallocate", None, reply, work, |_, reply, ()| reply.ok());
+        self.allocate_file(fh, offset, length, mode, reply);
     }
 
     fn ioctl(
@@ -598,28 +464,19 @@ impl fuser::Filesystem for Adapter {
         &self,
         _req: &Request,
         _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
+        fh_in: FileHandle,
+        offset_in: u64,
         _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
-        _flags: CopyFileRangeFlags,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        // The kernel then copies by reading and writing.
-        reply.error(Errno::ENOSYS);
+        self.copy_range((fh_in, offset_in), (fh_out, offset_out), len, flags, reply);
     }
 
     fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        let hole = match whence {
-            libc::SEEK_DATA => false,
-            libc::SEEK_HOLE => true,
-            _ => return reply.error(Errno::EINVAL),
-        };
-        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-        let fs = self.fs.clone();
-        let work = async move { fs.seek(Fh(fh.0), offset, hole).await };
-        self.spawn("lseek", self.limit(), reply, work, |_, reply, at: u64| reply.offset(at as i64));
+        self.seek_file(fh, offset, whence, reply);
     }
 }

@@ -1,7 +1,10 @@
 //! The kernel's side: the only place that names `fuser`.
 
 pub mod adapter;
+mod attribute;
+mod directory;
 pub mod fusermount;
+mod io;
 pub mod mountinfo;
 mod probe;
 mod reply;

@@ -75,6 +75,10 @@ pub(super) fn to_attr(ino: Ino, attr: &Attr) -> FileAttr {
     }
 }
 
+pub(super) fn entry_attr(entry: &Entry) -> FileAttr {
+    FileAttr { nlink: entry.links, ..to_attr(entry.ino, &entry.attr) }
+}
+
 pub(super) fn to_type(kind: FileKind) -> FileType {
     match kind {
         FileKind::File => FileType::RegularFile,
@@ -92,7 +96,7 @@ pub(super) fn of_time(time: TimeOrNow) -> SystemTime {
 
 pub(super) fn reply_entry(fs: &Fs, reply: ReplyEntry, entry: &Entry) {
     fs.looked_up(entry.ino);
-    reply.entry(&entry.ttl, &to_attr(entry.ino, &entry.attr), Generation(0));
+    reply.entry(&entry.ttl, &entry_attr(entry), Generation(0));
 }
 
 pub(super) fn reply_lookup(fs: &Fs, reply: ReplyEntry, lookup: Lookup) {

@@ -2,6 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Kind};
 
 macro_rules! operations {
     ($($name:ident: $permission:literal,)*) => {
@@ -134,8 +139,12 @@ pub struct RequestCounts {
     pub by_operation: BTreeMap<&'static str, u64>,
     /// Requests that were sent again, for whatever reason.
     pub retries: u64,
-    /// Operations that failed in the end.
+    /// Answers that asked for fewer requests.
+    pub throttles: u64,
+    /// Operations that failed in the end, a missing object not counted.
     pub failures: u64,
+    /// When the last of them failed, and how.
+    pub last_failure: Option<(SystemTime, String)>,
     /// Body bytes received.
     pub bytes_in: u64,
     /// Body bytes sent.
@@ -152,7 +161,9 @@ impl RequestCounts {
 pub(super) struct Counters {
     by_operation: Vec<AtomicU64>,
     pub retries: AtomicU64,
-    pub failures: AtomicU64,
+    pub throttles: AtomicU64,
+    failures: AtomicU64,
+    last_failure: Mutex<Option<(SystemTime, String)>>,
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,
 }
@@ -162,7 +173,9 @@ impl Counters {
         Counters {
             by_operation: Op::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
             retries: AtomicU64::new(0),
+            throttles: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            last_failure: Mutex::new(None),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
         }
@@ -170,6 +183,15 @@ impl Counters {
 
     pub fn sent(&self, op: Op) {
         self.by_operation[op as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An operation failed for good. What programs provoke all day (a missing object, a lost race) is no failure.
+    pub fn failed(&self, error: &Error) {
+        if !error.kind().is_news() || matches!(error.kind(), Kind::Conflict | Kind::Stale) {
+            return;
+        }
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        *self.last_failure.lock() = Some((SystemTime::now(), error.to_string()));
     }
 
     pub fn snapshot(&self) -> RequestCounts {
@@ -181,7 +203,9 @@ impl Counters {
                 .filter(|(_, n)| *n > 0)
                 .collect(),
             retries: load(&self.retries),
+            throttles: load(&self.throttles),
             failures: load(&self.failures),
+            last_failure: self.last_failure.lock().clone(),
             bytes_in: load(&self.bytes_in),
             bytes_out: load(&self.bytes_out),
         }

@@ -217,6 +217,7 @@ impl S3 {
                 deadline += begun.elapsed();
             }
             if failure.is_throttle() {
+                shared.counters.throttles.fetch_add(1, Ordering::Relaxed);
                 let press = |p: u64| Some((p * 2).clamp(PAUSE_FIRST, PAUSE_MOST));
                 let _ = shared.pause.fetch_update(Ordering::Relaxed, Ordering::Relaxed, press);
             }
@@ -226,8 +227,8 @@ impl S3 {
             }
             let wait = backoff(retries, &failure);
             if !failure.is_transient() || retries >= shared.settings.retries || Instant::now() + wait >= deadline {
-                shared.counters.failures.fetch_add(1, Ordering::Relaxed);
                 let error = failure.into_error(action.op, self.bucket(), action.key, attempts);
+                shared.counters.failed(&error);
                 tracing::debug!(op = action.op.name(), %error, "request failed");
                 return Err(error);
             }

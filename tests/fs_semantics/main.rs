@@ -25,7 +25,7 @@ use xosfs::config::credentials::Credentials;
 use xosfs::config::{Options, Source};
 use xosfs::daemon::{connect, volume};
 use xosfs::demo::{Keys, Server};
-use xosfs::fs::file::{OpenMode, Opened};
+use xosfs::fs::file::{OpenMode, Opened, WriteMode};
 use xosfs::fs::{Entry, Fh, FileKind, Fs, Ino, Lookup, ROOT};
 use xosfs::key::Name;
 use xosfs::s3::S3;
@@ -176,9 +176,9 @@ impl Mount {
     }
 
     async fn put_at(&self, fh: Fh, offset: u64, bytes: &[u8]) -> Result<()> {
-        match self.0.write_now(fh, offset, bytes, false) {
+        match self.0.write_now(fh, offset, bytes, WriteMode::default()) {
             Some(answer) => answer,
-            None => self.0.write(fh, offset, Bytes::copy_from_slice(bytes), false).await,
+            None => self.0.write(fh, offset, Bytes::copy_from_slice(bytes), WriteMode::default()).await,
         }
     }
 

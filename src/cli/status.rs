@@ -1,0 +1,243 @@
+//! `xosfs status`, `flush` and `refresh`: what the daemons of this user's mounts say, and what is left of those that
+//! are gone.
+//!
+//! 1. A mount is named by its directory or by anything in it. Finding it must not touch it: it may be stuck, so the
+//!    records of the daemons are compared with the path as it is written, first.
+//! 2. Without a directory nothing may hide: a record whose daemon is dead, a mount without a record, and files that a
+//!    daemon could not store are all listed.
+
+use std::io::{self, Write as _};
+use std::path::{Component, Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::Failure;
+use crate::daemon::control::{self, Ask, Reply};
+use crate::daemon::state::State;
+use crate::daemon::status::Status;
+use crate::fuse::mountinfo::{self, Entry};
+use crate::fuse::target;
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct StatusArgs {
+    /// Where it is mounted, or anything in it [default: every mount of this user].
+    dir: Option<PathBuf>,
+    /// For programs.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct FlushArgs {
+    /// Where it is mounted, or anything in it.
+    dir: PathBuf,
+    /// Seconds to wait [default: shutdown_timeout of the mount].
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct RefreshArgs {
+    /// Where it is mounted, or a file or directory in it.
+    path: PathBuf,
+}
+
+/// Prints; a reader that has gone away (`| head`) is no failure.
+pub(super) fn print(text: &str) -> Result<(), Failure> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Failed(format!("write to stdout: {e}"))),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::Failed(format!("write JSON: {e}")))?;
+    print(&format!("{text}\n"))
+}
+
+/// The record of the mount that a path is in, and the rest of the path.
+fn record_of(path: &Path) -> Option<(State, PathBuf)> {
+    path.ancestors().find_map(|dir| {
+        let state = State::read(dir).filter(State::is_alive)?;
+        Some((state, path.strip_prefix(dir).unwrap_or(Path::new("")).to_owned()))
+    })
+}
+
+/// The living mount that a path is in, and the rest of the path; "" for the mount itself.
+pub(super) fn find(path: &Path) -> Result<(State, PathBuf), Failure> {
+    let absolute = std::path::absolute(path).map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))?;
+    if !absolute.components().any(|c| c == Component::ParentDir)
+        && let Some(found) = record_of(&absolute)
+    {
+        return Ok(found);
+    }
+    let resolved = target::resolve(path)?;
+    record_of(&resolved).ok_or_else(|| not_served(&resolved))
+}
+
+/// Why nobody answers for a path.
+fn not_served(path: &Path) -> Failure {
+    let shown = path.display();
+    let mounts = mountinfo::all().unwrap_or_default();
+    let entry = path.ancestors().find_map(|dir| mounts.iter().rev().find(|e| e.dir == dir));
+    Failure::Failed(match entry {
+        Some(e) if e.is_ours() && target::is_abandoned(&e.dir) => format!(
+            "the daemon of {} is gone; mount it again, or take it away: xosfs umount {}",
+            e.dir.display(),
+            e.dir.display()
+        ),
+        Some(e) if e.is_ours() => {
+            format!("{} was mounted by another user, or its daemon keeps no record; ask as that user", e.dir.display())
+        }
+        _ => format!("{shown} is not in a mount of xosfs"),
+    })
+}
+
+/// Asks a daemon for its figures.
+pub(super) fn status_of(state: &State) -> Result<Status, Failure> {
+    match control::ask(state, &Ask::Status)? {
+        Reply::Status { status } => Ok(*status),
+        other => Err(unexpected(&other)),
+    }
+}
+
+pub(super) fn unexpected(reply: &Reply) -> Failure {
+    Failure::Failed(format!("the daemon answered something else: {reply:?}"))
+}
+
+/// One mount, or what is left of one.
+struct Found {
+    dir: PathBuf,
+    source: String,
+    state: &'static str,
+    status: Option<Status>,
+    /// What is wrong and what to do.
+    note: Option<String>,
+    unstored: Vec<(String, String)>,
+}
+
+impl Found {
+    fn of(state: &State) -> Option<Found> {
+        let found = |word, status, note| Found {
+            dir: state.dir.clone(),
+            source: state.source.clone(),
+            state: word,
+            status,
+            note,
+            unstored: state.unstored.clone(),
+        };
+        let dir = state.dir.display();
+        if state.is_alive() {
+            return Some(match status_of(state) {
+                Ok(status) if status.stopping => found("stopping", Some(status), None),
+                Ok(status) => found("mounted", Some(status), None),
+                Err(e) => found("silent", None, Some(e.message().to_owned())),
+            });
+        }
+        let mounted = mountinfo::top_at(&state.dir).ok().flatten().is_some_and(|e| e.is_ours());
+        if !state.unstored.is_empty() {
+            let note = format!("{} files were not stored when it ended", state.unstored.len());
+            return Some(found("ended", None, Some(note)));
+        }
+        mounted.then(|| {
+            let note = format!("its daemon (process {}) died; mount it again, or: xosfs umount {dir}", state.pid);
+            found("dead", None, Some(note))
+        })
+    }
+
+    fn foreign(entry: &Entry) -> Found {
+        Found {
+            dir: entry.dir.clone(),
+            source: entry.source.clone(),
+            state: "unknown",
+            status: None,
+            note: Some("mounted by another user, or without a record".into()),
+            unstored: Vec::new(),
+        }
+    }
+
+    fn json(&self) -> Value {
+        let mut value = match &self.status {
+            Some(status) => serde_json::to_value(status).unwrap_or_default(),
+            None => json!({ "dir": self.dir, "source": self.source }),
+        };
+        value["state"] = self.state.into();
+        value["note"] = self.note.clone().into();
+        value["unstored"] = self.unstored.iter().map(|(key, why)| json!({ "key": key, "error": why })).collect();
+        value
+    }
+
+    fn text(&self) -> String {
+        let mut out = format!("{} on {}: {}\n", self.source, self.dir.display(), self.state);
+        if let Some(note) = &self.note {
+            out += &format!("  {note}\n");
+        }
+        for (key, why) in &self.unstored {
+            out += &format!("  not stored  {key}: {why}\n");
+        }
+        if let Some(status) = &self.status {
+            out += &status.text();
+        }
+        out
+    }
+}
+
+/// Every mount of this user, and what is left of dead ones.
+fn all() -> Vec<Found> {
+    let records = State::all();
+    let mut found: Vec<Found> = records.iter().filter_map(Found::of).collect();
+    for entry in mountinfo::all().unwrap_or_default().iter().filter(|e| e.is_ours()) {
+        if !found.iter().any(|f| f.dir == entry.dir) {
+            found.push(Found::foreign(entry));
+        }
+    }
+    found
+}
+
+pub(super) fn run(args: &StatusArgs) -> Result<(), Failure> {
+    let found = match &args.dir {
+        Some(dir) => {
+            let (state, _) = find(dir)?;
+            vec![Found::of(&state).ok_or_else(|| not_served(&state.dir))?]
+        }
+        None => all(),
+    };
+    if args.json {
+        let mounts: Vec<_> = found.iter().map(Found::json).collect();
+        print_json(&json!({ "mounts": mounts }))?;
+    } else if found.is_empty() {
+        print("nothing is mounted\n")?;
+    } else {
+        print(&found.iter().map(Found::text).collect::<Vec<_>>().join("\n"))?;
+    }
+    match found.iter().filter(|f| f.state != "mounted" && f.state != "stopping" && f.state != "unknown").count() {
+        0 => Ok(()),
+        n => Err(Failure::Failed(format!("{n} of {} mounts need attention", found.len()))),
+    }
+}
+
+pub(super) fn flush(args: &FlushArgs) -> Result<(), Failure> {
+    let (state, _) = find(&args.dir)?;
+    let seconds = args.timeout.unwrap_or(state.shutdown_timeout);
+    match control::ask(&state, &Ask::Flush { seconds })? {
+        Reply::Flushed { unstored } if unstored.is_empty() => Ok(()),
+        Reply::Flushed { unstored } => {
+            for (key, reason) in &unstored {
+                eprintln!("xosfs: not stored: {key}: {reason}");
+            }
+            Err(Failure::Failed(format!("{} files of {} are not stored", unstored.len(), state.source)))
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+pub(super) fn refresh(args: &RefreshArgs) -> Result<(), Failure> {
+    let (state, rest) = find(&args.path)?;
+    let path = rest.to_str().ok_or_else(|| Failure::Usage(format!("{} is not UTF-8", rest.display())))?;
+    match control::ask(&state, &Ask::Refresh { path: path.to_owned() })? {
+        Reply::Done { .. } => Ok(()),
+        other => Err(unexpected(&other)),
+    }
+}

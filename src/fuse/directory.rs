@@ -1,0 +1,79 @@
+//! Requests that list directories.
+
+use std::time::Duration;
+
+use fuser::{
+    Errno, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus, ReplyOpen,
+};
+
+use crate::fs::{Batch, Fh, Ino};
+
+use super::adapter::Adapter;
+use super::reply::{entry_attr, errno, log, to_attr, to_type};
+
+impl Adapter {
+    pub(super) fn list(&self, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let ino = Ino(ino.0);
+        let parent = self.fs.parent(ino);
+        for (i, (dot, number)) in [(".", ino), ("..", parent)].into_iter().enumerate() {
+            if offset <= i as u64 && reply.add(INodeNo(number.0), i as u64 + 1, FileType::Directory, dot) {
+                return reply.ok();
+            }
+        }
+        let fs = self.fs.clone();
+        let work = async move { fs.read_directory(Fh(fh.0), offset.saturating_sub(2)).await };
+        self.spawn("readdir", self.limit(), reply, work, move |fs, mut reply, batch: Batch| {
+            for (i, item) in batch.items.iter().enumerate() {
+                let number = fs.ino_of_entry(ino, &item.name, item.kind);
+                let next = batch.offset + i as u64 + 3;
+                if reply.add(INodeNo(number.0), next, to_type(item.kind), item.name.as_os_str()) {
+                    break;
+                }
+            }
+            reply.ok();
+        });
+    }
+
+    pub(super) fn list_plus(&self, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let ino = Ino(ino.0);
+        let parent = self.fs.parent(ino);
+        for (i, (dot, number)) in [(".", ino), ("..", parent)].into_iter().enumerate() {
+            if offset > i as u64 {
+                continue;
+            }
+            // The kernel takes no reference for these two, and no attributes either.
+            let attr = match self.fs.getattr_now(number) {
+                Some(Ok(e)) => to_attr(number, &e.attr),
+                _ => to_attr(number, &self.fs.blank_dir()),
+            };
+            if reply.add(INodeNo(number.0), i as u64 + 1, dot, &Duration::ZERO, &attr, Generation(0)) {
+                return reply.ok();
+            }
+        }
+        let fs = self.fs.clone();
+        let work = async move { fs.read_directory(Fh(fh.0), offset.saturating_sub(2)).await };
+        self.spawn("readdirplus", self.limit(), reply, work, move |fs, mut reply, batch: Batch| {
+            for (i, item) in batch.items.iter().enumerate() {
+                let next = batch.offset + i as u64 + 3;
+                let Ok(e) = fs.entry_of_item(ino, item, batch.asked) else { continue };
+                let attr = entry_attr(&e);
+                if reply.add(INodeNo(e.ino.0), next, item.name.as_os_str(), &e.ttl, &attr, Generation(0)) {
+                    break;
+                }
+                fs.looked_up(e.ino);
+            }
+            reply.ok();
+        });
+    }
+
+    pub(super) fn open_directory(&self, ino: INodeNo, reply: ReplyOpen) {
+        match self.inline("opendir", || Some(self.fs.opendir(Ino(ino.0)))) {
+            Some(Ok(fh)) => reply.opened(FileHandle(fh.0), FopenFlags::empty()),
+            None => reply.error(Errno::EIO),
+            Some(Err(e)) => {
+                log("opendir", &e);
+                reply.error(errno(&e));
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Requests that move the bytes of files.
+//!
+//! 1. A write that fits in memory is copied once, on the FUSE thread, and answered there.
+//! 2. Pages of a mapping come back as writes through any handle that may write, also one that appends: they belong at
+//!    their offset. Whether a write appends is said by its own flags, because fcntl(2) changes those of the handle.
+//! 3. A direct write is not followed by an fsync of the kernel where the file was opened with O_SYNC: its flags say
+//!    that it has to be stored before the answer.
+
+use bytes::Bytes;
+use fuser::{
+    CopyFileRangeFlags, Errno, FileHandle, OpenFlags, ReplyData, ReplyEmpty, ReplyLseek, ReplyWrite, WriteFlags,
+};
+
+use crate::fs::Fh;
+use crate::fs::file::WriteMode;
+
+use super::adapter::Adapter;
+use super::reply::{errno, log};
+
+fn write_mode(write: WriteFlags, open: OpenFlags) -> WriteMode {
+    let page = write.contains(WriteFlags::FUSE_WRITE_CACHE);
+    let direct = open.0 & libc::O_DIRECT != 0;
+    WriteMode {
+        append: !page && open.0 & libc::O_APPEND != 0,
+        kill_suid: write.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+        // O_SYNC includes the bit of O_DSYNC.
+        sync: !page && direct && open.0 & libc::O_DSYNC != 0,
+    }
+}
+
+impl Adapter {
+    pub(super) fn read_file(&self, fh: FileHandle, offset: u64, size: u32, reply: ReplyData) {
+        let (fh, len) = (Fh(fh.0), size as usize);
+        match self.inline("read", || self.fs.read_now(fh, offset, len)) {
+            Some(Ok(data)) => reply.data(&data),
+            Some(Err(e)) => {
+                log("read", &e);
+                reply.error(errno(&e));
+            }
+            None => {
+                let fs = self.fs.clone();
+                let work = async move { fs.read(fh, offset, len).await };
+                self.spawn("read", self.limit(), reply, work, |_, reply, data: Bytes| reply.data(&data));
+            }
+        }
+    }
+
+    pub(super) fn flush_file(&self, fh: FileHandle, pid: u32, reply: ReplyEmpty) {
+        let fs = self.fs.clone();
+        self.spawn("flush", None, reply, async move { fs.flush(Fh(fh.0), pid).await }, |_, reply, ()| reply.ok());
+    }
+
+    pub(super) fn sync_file(&self, fh: FileHandle, reply: ReplyEmpty) {
+        let fs = self.fs.clone();
+        self.spawn("fsync", None, reply, async move { fs.fsync(Fh(fh.0)).await }, |_, reply, ()| reply.ok());
+    }
+
+    pub(super) fn release_file(&self, fh: FileHandle, reply: ReplyEmpty) {
+        let fs = self.fs.clone();
+        self.spawn("release", None, reply, async move { fs.release(Fh(fh.0)).await }, |_, reply, ()| reply.ok());
+    }
+
+    pub(super) fn allocate_file(&self, fh: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
+        let fs = self.fs.clone();
+        let work = async move { fs.fallocate(Fh(fh.0), offset, length, mode).await };
+        self.spawn("fallocate", None, reply, work, |_, reply, ()| reply.ok());
+    }
+
+    pub(super) fn seek_file(&self, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let hole = match whence {
+            libc::SEEK_DATA => false,
+            libc::SEEK_HOLE => true,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        let fs = self.fs.clone();
+        let work = async move { fs.seek(Fh(fh.0), offset, hole).await };
+        self.spawn("lseek", self.limit(), reply, work, |_, reply, at: u64| reply.offset(at as i64));
+    }
+
+    pub(super) fn write_file(
+        &self,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        flags: (WriteFlags, OpenFlags),
+        reply: ReplyWrite,
+    ) {
+        let (fh, len) = (Fh(fh.0), data.len() as u32);
+        let mode = write_mode(flags.0, flags.1);
+        match self.inline("write", || self.fs.write_now(fh, offset, data, mode)) {
+            Some(Ok(())) => reply.written(len),
+            Some(Err(e)) => {
+                log("write", &e);
+                reply.error(errno(&e));
+            }
+            None => {
+                let (fs, data) = (self.fs.clone(), Bytes::copy_from_slice(data));
+                let work = async move { fs.write(fh, offset, data, mode).await };
+                self.spawn("write", None, reply, work, move |_, reply, ()| reply.written(len));
+            }
+        }
+    }
+
+    pub(super) fn copy_range(
+        &self,
+        from: (FileHandle, u64),
+        to: (FileHandle, u64),
+        len: u64,
+        flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        if !flags.is_empty() {
+            return reply.error(Errno::EINVAL);
+        }
+        // The answer has 32 bits.
+        let len = len.min(u64::from(u32::MAX));
+        let (fs, from, to) = (self.fs.clone(), (Fh(from.0.0), from.1), (Fh(to.0.0), to.1));
+        let work = async move { fs.copy_range(from, to, len).await };
+        self.spawn("copy_file_range", None, reply, work, |_, reply, copied: u64| reply.written(copied as u32));
+    }
+}
