@@ -163,6 +163,7 @@ impl Fs {
         };
         let result = if last_writer { self.close_writer(&inode).await } else { Ok(()) };
         drop(handle);
+        self.drop_unlinked(&inode);
         self.bury(&inode).await;
         self.inodes.unpin(inode.ino);
         result
@@ -187,7 +188,9 @@ impl Fs {
             if result.is_ok() && !unlinked && state.writer.as_ref().is_some_and(|w| w.is_dirty()) {
                 continue;
             }
-            break (result, state.writer.take(), state.stored);
+            // Handles that only read still need its bytes: nothing else has them.
+            let dropped = if unlinked { None } else { state.writer.take() };
+            break (result, dropped, state.stored);
         };
         let key = self.inodes.key(inode.ino).ok();
         if let Some(writer) = dropped {
@@ -215,6 +218,17 @@ impl Fs {
         }
         self.inodes.settle(inode.ino);
         result
+    }
+
+    /// The writer of a file without a name goes with its last handle of any kind.
+    pub(super) fn drop_unlinked(&self, inode: &Inode) {
+        if self.inodes.place(inode.ino).is_some() {
+            return;
+        }
+        let mut state = inode.state.lock();
+        if state.write_handles == 0 && !state.handles.iter().any(|h| h.strong_count() > 0) {
+            state.writer = None;
+        }
     }
 
     /// A new object must not be stored before the delete of the old one has arrived.

@@ -26,7 +26,7 @@ use xosfs::config::credentials::Credentials;
 use xosfs::config::{Options, Provider, Source};
 use xosfs::daemon::{connect, volume};
 use xosfs::demo::Server;
-use xosfs::fs::file::OpenMode;
+use xosfs::fs::file::{OpenMode, WriteMode};
 use xosfs::fs::setattr::Change;
 use xosfs::fs::{Entry, Fh, FileKind, Fs, Ino, Lookup, ROOT};
 use xosfs::key::Name;
@@ -44,7 +44,8 @@ pub type Outcome<T> = Result<T, i32>;
 /// An open file of either kind.
 pub enum Handle {
     File(File),
-    Fs(Fh, Ino),
+    /// With the flags it was opened with.
+    Fs(Fh, Ino, i32),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -365,7 +366,7 @@ impl Library {
 
 fn fh(handle: &Handle) -> Fh {
     match handle {
-        Handle::Fs(fh, _) => *fh,
+        Handle::Fs(fh, ..) => *fh,
         Handle::File(_) => panic!("a handle of the other kind"),
     }
 }
@@ -384,7 +385,7 @@ impl Drive for Library {
                 }
                 None => return Err(Kind::NotFound.into()),
             };
-            Ok(Handle::Fs(opened.fh, ino))
+            Ok(Handle::Fs(opened.fh, ino, flags))
         })
     }
 
@@ -398,10 +399,11 @@ impl Drive for Library {
     }
 
     fn write_at(&self, file: &Handle, at: u64, bytes: &[u8]) -> Outcome<()> {
-        let fh = fh(file);
-        match self.fs.write_now(fh, at, bytes, false) {
+        let Handle::Fs(fh, _, flags) = *file else { panic!("a handle of the other kind") };
+        let mode = WriteMode { append: flags & libc::O_APPEND != 0, ..WriteMode::default() };
+        match self.fs.write_now(fh, at, bytes, mode) {
             Some(now) => now.map_err(|e| e.errno()),
-            None => self.run("write", self.fs.write(fh, at, Bytes::copy_from_slice(bytes), false)),
+            None => self.run("write", self.fs.write(fh, at, Bytes::copy_from_slice(bytes), mode)),
         }
     }
 
@@ -412,7 +414,7 @@ impl Drive for Library {
     }
 
     fn set_len(&self, file: &Handle, size: u64) -> Outcome<()> {
-        let Handle::Fs(fh, ino) = *file else { panic!("a handle of the other kind") };
+        let Handle::Fs(fh, ino, _) = *file else { panic!("a handle of the other kind") };
         self.run("ftruncate", async {
             self.fs.setattr(ino, Some(fh), Change { size: Some(size), ..Change::default() }).await.map(|_| ())
         })
@@ -423,11 +425,15 @@ impl Drive for Library {
     }
 
     fn copy_range(&self, from: &Handle, at: u64, to: &Handle, to_at: u64, len: usize) -> Outcome<usize> {
-        let bytes = self.read_at(from, at, len)?;
-        if !bytes.is_empty() {
-            self.write_at(to, to_at, &bytes)?;
+        let mut done = 0;
+        while done < len {
+            let (from, to) = ((fh(from), at + done as u64), (fh(to), to_at + done as u64));
+            match self.run("copy_file_range", self.fs.copy_range(from, to, (len - done) as u64))? {
+                0 => break,
+                n => done += n as usize,
+            }
         }
-        Ok(bytes.len())
+        Ok(done)
     }
 
     fn fsync(&self, file: &Handle) -> Outcome<()> {

@@ -19,6 +19,10 @@ pub trait World {
     fn remount(&mut self) -> Result<(), String>;
     /// Ends as by a power failure and begins again. The handles are given up in between.
     fn kill(&mut self, handles: BTreeMap<u64, Handle>) -> Result<(), String>;
+    /// What the server was asked for names with this in them, for somebody who looks for the cause.
+    fn requests(&self, _part: &str) -> String {
+        String::new()
+    }
     /// The object behind a name, where there are objects: `None` when this world has none.
     fn stored(&self, name: &str) -> Option<Option<Vec<u8>>>;
     fn end(self: Box<Self>);
@@ -63,6 +67,15 @@ impl World for Disk {
     }
 
     fn end(self: Box<Self>) {}
+}
+
+fn asked(server: &Server, part: &str) -> String {
+    let log = server.log();
+    let lines = log.iter().filter(|r| r.key.contains(part)).map(|r| {
+        let query: Vec<_> = r.query.iter().filter(|(k, _)| !k.starts_with("X-Amz")).collect();
+        format!("# {} {} {query:?} {:?} {}, {} bytes\n", r.operation, r.key, r.range, r.status, r.bytes_in)
+    });
+    lines.collect()
 }
 
 /// The library on an embedded server.
@@ -154,6 +167,10 @@ impl World for Direct {
         Ok(())
     }
 
+    fn requests(&self, part: &str) -> String {
+        asked(&self.server, part)
+    }
+
     fn stored(&self, name: &str) -> Option<Option<Vec<u8>>> {
         Some(self.server.store().get(BUCKET, name).map(|b| b.to_vec()))
     }
@@ -228,6 +245,10 @@ impl World for Mounted {
         }
         self.begin();
         Ok(())
+    }
+
+    fn requests(&self, part: &str) -> String {
+        self.server.embedded_server().map_or_else(String::new, |s| asked(s, part))
     }
 
     fn stored(&self, name: &str) -> Option<Option<Vec<u8>>> {
@@ -347,18 +368,22 @@ fn close_all(
 
 /// Runs a sequence in a fresh place of the world.
 pub fn run(world: &mut dyn World, ops: &[Op]) -> Result<(), String> {
+    let prefix = world.fresh();
+    run_at(world, ops, &prefix).map_err(|why| format!("{why}\n{}", world.requests(&prefix)))
+}
+
+fn run_at(world: &mut dyn World, ops: &[Op], prefix: &str) -> Result<(), String> {
     let crashes = ops.iter().any(|o| o.0 == "kill");
     let files = ops.iter().flat_map(|o| o.1.iter().copied()).filter(|n| *n < 16).max().unwrap_or(0) + 1;
     let mut oracle = Oracle::new(crashes);
     let mut open = BTreeMap::new();
-    let prefix = world.fresh();
     for (i, op) in ops.iter().enumerate() {
         let at = |why: String| format!("operation {i} ({op}): {why}");
         if op.0 == "remount" {
-            close_all(world.drive(), &mut oracle, &prefix, &mut open).map_err(at)?;
+            close_all(world.drive(), &mut oracle, prefix, &mut open).map_err(at)?;
             world.remount().map_err(at)?;
             oracle.remounted();
-            check_all(world, &oracle, &prefix, files, "after a remount").map_err(at)?;
+            check_all(world, &oracle, prefix, files, "after a remount").map_err(at)?;
             continue;
         }
         if op.0 == "kill" {
@@ -393,7 +418,7 @@ pub fn run(world: &mut dyn World, ops: &[Op]) -> Result<(), String> {
         if expected == Expect::Skip {
             continue;
         }
-        match (perform(world.drive(), &prefix, &mut open, op), expected) {
+        match (perform(world.drive(), prefix, &mut open, op), expected) {
             (Ok(found), expected) if found == expected => {}
             (Err(errno), Expect::Errno(expected)) if errno == expected => {}
             (Err(libc::ESTALE), _) if may_fail => slots.iter().for_each(|s| oracle.failed(*s)),
@@ -407,8 +432,8 @@ pub fn run(world: &mut dyn World, ops: &[Op]) -> Result<(), String> {
             }
         }
     }
-    close_all(world.drive(), &mut oracle, &prefix, &mut open)?;
-    check_all(world, &oracle, &prefix, files, "at the end")
+    close_all(world.drive(), &mut oracle, prefix, &mut open)?;
+    check_all(world, &oracle, prefix, files, "at the end")
 }
 
 /// The smallest part of a failing sequence that still fails, by leaving out ever smaller pieces; and how it fails.
