@@ -5,13 +5,21 @@
 //! 2. A daemon in the background is started before this process has any thread: see [`launch`].
 
 mod complete;
+mod cp;
 mod demo;
 mod helper;
 mod install;
 mod launch;
+mod ls;
 mod mount;
+mod print;
+mod progress;
+mod rm;
 mod status;
+mod store;
+mod transfer;
 mod umount;
+mod uploads;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -79,6 +87,16 @@ enum Command {
     Man(complete::ManArgs),
     /// Let mount(8) and /etc/fstab know the type fuse.xosfs.
     InstallHelper(InstallArgs),
+    /// List objects, or the buckets.
+    Ls(ls::LsArgs),
+    /// Show what is known of an object or a bucket.
+    Stat(ls::StatArgs),
+    /// Copy between files and the store, or inside the store.
+    Cp(cp::CpArgs),
+    /// Delete objects.
+    Rm(rm::RmArgs),
+    /// Multipart uploads in progress: list and abort them.
+    Uploads(uploads::UploadsArgs),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -161,6 +179,11 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Command::Umount(args) => umount::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::InstallHelper(args) => install::run(&args),
+        Command::Ls(args) => ls::ls(&args),
+        Command::Stat(args) => ls::stat(&args),
+        Command::Cp(args) => cp::run(&args),
+        Command::Rm(args) => rm::run(&args),
+        Command::Uploads(args) => uploads::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Flush(args) => status::flush(&args),
         Command::Refresh(args) => status::refresh(&args),

@@ -5,6 +5,10 @@
 //! 2. A rotation is not atomic everywhere: a file that cannot be read or lacks the profile for a moment keeps the
 //!    last good keys in use, with a warning.
 //! 3. Keys are secrets: no `Debug`, log line or error of this module holds one.
+//! 4. Keys that expire come from a source that fetches others (`renewed`): a role's sessions, a credential process.
+
+mod process;
+mod renewed;
 
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
@@ -15,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use ini::{Ini, ParseOption};
 use parking_lot::Mutex;
 
+pub use self::renewed::{Fetching, Fresh};
 use crate::error::{Error, Kind, Result};
 
 /// How often the files are looked at: one `stat` per second costs nothing, one per request would.
@@ -48,6 +53,7 @@ enum Source {
     Static(Arc<Keys>),
     Environment(Arc<Keys>),
     Files(Files),
+    Renewed(Arc<renewed::Renewed>),
 }
 
 struct Files {
@@ -67,6 +73,13 @@ struct FileState {
 pub struct ProfileSettings {
     pub region: Option<String>,
     pub endpoint_url: Option<String>,
+    /// The role to take, with the keys of `source_profile` (else of the profile itself, or the environment).
+    pub role_arn: Option<String>,
+    pub source_profile: Option<String>,
+    pub role_session_name: Option<String>,
+    pub external_id: Option<String>,
+    /// Seconds.
+    pub duration_seconds: Option<String>,
 }
 
 impl fmt::Debug for Credentials {
@@ -87,8 +100,14 @@ impl Credentials {
         Credentials(Arc::new(Source::Static(Arc::new(keys))))
     }
 
+    /// Keys that expire and are fetched by `fetch`, at first when they are needed. `source` names it in messages.
+    pub fn renewed(source: impl Into<String>, fetch: impl Fn() -> Fetching + Send + Sync + 'static) -> Self {
+        Credentials(Arc::new(Source::Renewed(Arc::new(renewed::Renewed::new(source.into(), Box::new(fetch))))))
+    }
+
     /// The first source that has keys: the environment (`AWS_…`, then `OBS_…`), unless a profile is asked for by
-    /// name; then the profile in the shared files (`AWS_PROFILE`, else `default`).
+    /// name; then the profile in the shared files (`AWS_PROFILE`, else `default`): its keys, else its
+    /// `credential_process`.
     ///
     /// Errors: [`Kind::Denied`] when there are none, naming what was looked at; [`Kind::Invalid`] for half a pair.
     pub fn find(profile: Option<&str>, env: &dyn Fn(&str) -> Option<String>) -> Result<Credentials> {
@@ -100,7 +119,20 @@ impl Credentials {
         let paths = paths(env);
         let profile = profile_name(profile, env);
         let seen = [modified(&paths[0]), modified(&paths[1])];
-        match read_keys(&paths, &profile) {
+        let found = read_keys(&paths, &profile);
+        if let Ok(None) = found
+            && let Some(line) = setting(&paths, &profile, "credential_process")
+        {
+            let words = process::words(&line).map_err(|why| {
+                Error::new(Kind::Invalid, format!("read credentials: credential_process of profile {profile:?}: {why}"))
+            })?;
+            let source = format!("credential_process of profile {profile:?}");
+            return Ok(Credentials::renewed(source, move || {
+                let words = words.clone();
+                Box::pin(async move { process::run(&words).await })
+            }));
+        }
+        match found {
             Ok(Some(keys)) => {
                 for path in &paths {
                     warn_of_readers(path);
@@ -135,10 +167,29 @@ impl Credentials {
             Source::Static(_) => "fixed keys".into(),
             Source::Environment(_) => "environment".into(),
             Source::Files(f) => format!("profile {:?} in {}", f.profile, f.paths[0].display()),
+            Source::Renewed(r) => r.source.clone(),
         }
     }
 
-    /// The keys to sign with now; `None` is anonymous.
+    /// The keys to sign with now, fetched if need be; `None` is anonymous.
+    ///
+    /// Errors: those of the source; none of sources that are read at the start.
+    pub async fn current(&self) -> Result<Option<Arc<Keys>>> {
+        match &*self.0 {
+            Source::Renewed(renewed) => renewed.current().await.map(Some),
+            _ => Ok(self.keys()),
+        }
+    }
+
+    /// When the keys that are held now stop working, if they do.
+    pub fn end(&self) -> Option<SystemTime> {
+        match &*self.0 {
+            Source::Renewed(renewed) => renewed.end(),
+            _ => None,
+        }
+    }
+
+    /// The keys that are held now; `None` is anonymous, or not fetched yet.
     pub fn keys(&self) -> Option<Arc<Keys>> {
         match &*self.0 {
             Source::Anonymous => None,
@@ -147,16 +198,19 @@ impl Credentials {
                 files.look(false);
                 Some(files.state.lock().keys.clone())
             }
+            Source::Renewed(renewed) => renewed.held(),
         }
     }
 
-    /// Reads the source again, because the store refused `used`. True when there are other keys now.
-    pub fn reload(&self, used: &Keys) -> bool {
+    /// Reads the source again, because the store refused `used`. True when there are other keys now. `certain`: the
+    /// store said that they have expired, not only that it refuses.
+    pub async fn reload(&self, used: &Keys, certain: bool) -> bool {
         match &*self.0 {
             Source::Files(files) => {
                 files.look(true);
                 *files.state.lock().keys != *used
             }
+            Source::Renewed(renewed) => renewed.refused(used, certain).await,
             _ => false,
         }
     }
@@ -197,7 +251,13 @@ pub fn profile_settings(profile: Option<&str>, env: &dyn Fn(&str) -> Option<Stri
     for path in paths(env).iter().rev() {
         let Ok(Some(file)) = load(path) else { continue };
         settings.region = settings.region.or_else(|| value(&file, &profile, "region"));
-        settings.endpoint_url = settings.endpoint_url.or_else(|| value(&file, &profile, "endpoint_url"));
+        let take = |old: Option<String>, name| old.or_else(|| value(&file, &profile, name));
+        settings.endpoint_url = take(settings.endpoint_url, "endpoint_url");
+        settings.role_arn = take(settings.role_arn, "role_arn");
+        settings.source_profile = take(settings.source_profile, "source_profile");
+        settings.role_session_name = take(settings.role_session_name, "role_session_name");
+        settings.external_id = take(settings.external_id, "external_id");
+        settings.duration_seconds = take(settings.duration_seconds, "duration_seconds");
     }
     settings
 }
@@ -282,6 +342,11 @@ fn value(file: &Ini, profile: &str, name: &str) -> Option<String> {
         .filter(|v| !v.is_empty())
 }
 
+/// From the config file, else from the credentials file.
+fn setting(paths: &[PathBuf; 2], profile: &str, name: &str) -> Option<String> {
+    paths.iter().rev().find_map(|path| value(&load(path).ok()??, profile, name))
+}
+
 fn read_keys(paths: &[PathBuf; 2], profile: &str) -> Result<Option<Keys>, String> {
     for path in paths {
         let Some(file) = load(path)? else { continue };
@@ -348,27 +413,48 @@ mod tests {
         assert_eq!(Credentials::find(Some("third"), &env).unwrap().keys().unwrap().access_key, "3");
         assert_eq!(
             profile_settings(Some("third"), &env),
-            ProfileSettings { region: Some("cn".into()), endpoint_url: Some("https://x.example".into()) }
+            ProfileSettings {
+                region: Some("cn".into()),
+                endpoint_url: Some("https://x.example".into()),
+                ..ProfileSettings::default()
+            }
         );
         let e = Credentials::find(Some("none"), &env).unwrap_err();
         assert_eq!(e.kind(), Kind::Denied);
         assert!(e.to_string().contains(cred) && e.to_string().contains("AWS_ACCESS_KEY_ID"), "{e}");
     }
 
-    #[test]
-    fn rotated_keys_are_found_on_demand_and_a_broken_file_keeps_the_old() {
+    #[tokio::test]
+    async fn rotated_keys_are_found_on_demand_and_a_broken_file_keeps_the_old() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("credentials");
         write(&file, "[default]\naws_access_key_id=a\naws_secret_access_key=b\n");
         let vars = [("AWS_SHARED_CREDENTIALS_FILE", file.to_str().unwrap()), ("HOME", "/nonexistent")];
         let c = Credentials::find(None, &env(&vars)).unwrap();
         let first = c.keys().unwrap();
-        assert!(!c.reload(&first));
+        assert!(!c.reload(&first, false).await);
         write(&file, "[default\n");
-        assert!(!c.reload(&first));
+        assert!(!c.reload(&first, false).await);
         write(&file, "[default]\naws_access_key_id=n\naws_secret_access_key=m\n");
-        assert!(c.reload(&first));
+        assert!(c.reload(&first, false).await);
         assert_eq!(c.keys().unwrap().access_key, "n");
+    }
+
+    #[tokio::test]
+    async fn a_profile_may_name_a_process_that_prints_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        let (conf, printed) = (dir.path().join("config"), dir.path().join("printed"));
+        write(&printed, "{\"Version\":1,\"AccessKeyId\":\"p1\",\"SecretAccessKey\":\"s\"}");
+        write(&conf, &format!("[profile x]\ncredential_process = cat '{}'\n", printed.display()));
+        let vars = [("AWS_CONFIG_FILE", conf.to_str().unwrap()), ("HOME", "/nonexistent")];
+        let c = Credentials::find(Some("x"), &env(&vars)).unwrap();
+        assert!(c.keys().is_none() && !c.is_anonymous());
+        let first = c.current().await.unwrap().unwrap();
+        assert_eq!(first.access_key, "p1");
+        write(&printed, "{\"Version\":1,\"AccessKeyId\":\"p2\",\"SecretAccessKey\":\"s\"}");
+        assert!(c.reload(&first, false).await);
+        assert_eq!(c.current().await.unwrap().unwrap().access_key, "p2");
+        assert_eq!(c.end(), None);
     }
 
     #[test]

@@ -81,7 +81,7 @@ pub async fn connect(request: &Request, report: &mut Report) -> Result<S3> {
             Err(e) => e,
         };
         if !may_pass(&error) || Instant::now() + pause > deadline {
-            return Err(explain(error, request));
+            return Err(explain(error, &request.options, &request.source.bucket));
         }
         if pause == FIRST_PAUSE {
             let seconds = request.options.patience().as_secs();
@@ -161,10 +161,10 @@ fn may_pass(error: &Error) -> bool {
 }
 
 /// Adds the setting to change where the store's client knew none.
-fn explain(error: Error, request: &Request) -> Error {
+pub fn explain(error: Error, options: &Options, bucket: &str) -> Error {
     if let Some(fix) = error.fix() {
         // It may come from the environment or a file, and then nobody sees it on the command line.
-        return match (&request.options.endpoint, error.kind()) {
+        return match (&options.endpoint, error.kind()) {
             (Some(endpoint), Kind::Unavailable | Kind::Timeout | Kind::Io) if !error.to_string().contains(endpoint) => {
                 let fix = format!("{fix} (`endpoint` is {endpoint})");
                 error.with_fix(fix)
@@ -172,8 +172,7 @@ fn explain(error: Error, request: &Request) -> Error {
             _ => error,
         };
     }
-    let bucket = &request.source.bucket;
-    let endpoint = request.options.endpoint.as_deref().unwrap_or("AWS, because `endpoint` is not set");
+    let endpoint = options.endpoint.as_deref().unwrap_or("AWS, because `endpoint` is not set");
     let fix = match error.kind() {
         Kind::NoBucket | Kind::NotFound => {
             format!("there is no bucket {bucket:?} at {endpoint}: check the name, `endpoint` and `region`")
@@ -238,7 +237,8 @@ mod tests {
             (Error::new(Kind::Io, "list objects"), "S3 endpoint"),
             (Error::new(Kind::Denied, "x").with_fix("known"), "known"),
         ] {
-            let line = explain(error, &request()).to_string();
+            let request = request();
+            let line = explain(error, &request.options, &request.source.bucket).to_string();
             assert!(line.contains(part) && !line.contains('\n'), "{line}");
         }
     }

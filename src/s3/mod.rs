@@ -23,17 +23,20 @@ mod list;
 mod multipart;
 mod object;
 mod operation;
+mod post;
+mod presign;
 mod request;
-
 mod shape;
 mod sign_v2;
+mod sign_v4;
+mod sts;
 mod tagging;
 mod types;
 mod versions;
 mod xml;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
@@ -48,6 +51,9 @@ pub use configuration::*;
 pub use documents::Document;
 pub use object::Get;
 pub use operation::RequestCounts;
+pub use post::{Post, PostCondition, PostKey, PresignedPost};
+pub use presign::{PRESIGN_DEFAULT, PRESIGN_MOST, Presign, PresignMethod, Presigned};
+pub use sts::{AssumeRole, SESSION_DEFAULT, Session, SessionPolicy, Sts, StsSettings, is_ctyun, role_credentials};
 pub use types::*;
 pub use versions::{ObjectVersion, Restoring, VersionMarker, VersionPage, VersionQuery};
 
@@ -168,6 +174,28 @@ struct Learned {
     no_delete_many: AtomicBool,
     /// Whether tags sent with a multipart upload arrive: [`tagging`] has the values.
     upload_tags: AtomicU8,
+    /// The table of `sign_v2` that it signs by.
+    signed_names: AtomicUsize,
+}
+
+/// `idle`: connections kept for later.
+fn http_client(user_agent: &str, connect_timeout: Duration, idle: usize) -> Result<reqwest::Client> {
+    // Another part of the process may have installed a provider before: then that one is used.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .user_agent(user_agent)
+        .connect_timeout(connect_timeout)
+        .redirect(reqwest::redirect::Policy::none())
+        // Retries are counted and bounded by who sends.
+        .retry(reqwest::retry::never())
+        .pool_max_idle_per_host(idle)
+        // Under the idle limit of the usual load balancers, so that fewer requests meet a closing connection.
+        .pool_idle_timeout(Duration::from_secs(50))
+        .tcp_nodelay(true)
+        .http1_only()
+        .referer(false)
+        .build()
+        .map_err(|e| Error::new(Kind::Io, format!("set up HTTP client: {}", e.without_url())))
 }
 
 impl S3 {
@@ -177,22 +205,7 @@ impl S3 {
     /// cannot be set up.
     pub fn new(settings: Settings) -> Result<S3> {
         let endpoint = address::endpoint(settings.endpoint.as_deref(), &settings.region)?;
-        // Another part of the process may have installed a provider before: then that one is used.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            .user_agent(&settings.user_agent)
-            .connect_timeout(settings.connect_timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            // Retries are counted and bounded in `request`.
-            .retry(reqwest::retry::never())
-            .pool_max_idle_per_host(settings.max_requests)
-            // Under the idle limit of the usual load balancers, so that fewer requests meet a closing connection.
-            .pool_idle_timeout(Duration::from_secs(50))
-            .tcp_nodelay(true)
-            .http1_only()
-            .referer(false)
-            .build()
-            .map_err(|e| Error::new(Kind::Io, format!("set up HTTP client: {}", e.without_url())))?;
+        let client = http_client(&settings.user_agent, settings.connect_timeout, settings.max_requests)?;
         let max = settings.max_requests.max(2);
         let shared = Shared {
             client,

@@ -98,6 +98,7 @@ operations! {
     DeleteBucketOwnershipControls: "s3:PutBucketOwnershipControls",
     GetObjectLockConfiguration: "s3:GetBucketObjectLockConfiguration",
     PutObjectLockConfiguration: "s3:PutBucketObjectLockConfiguration",
+    AssumeRole: "sts:AssumeRole",
 }
 
 impl Op {

@@ -1,4 +1,4 @@
-//! Signs, sends, retries: the only HTTP call of the product.
+//! Signs, sends, retries: the only HTTP call of the product but that to the token service.
 //!
 //! 1. Every attempt is signed anew when it is sent: keys are rotated, clocks corrected and regions learnt in between.
 //! 2. Repairs (region, addressing, clock, credentials) are made once each and cost no retry; transient failures are
@@ -18,7 +18,7 @@ use rusty_s3::Method;
 use tokio::time::Instant;
 
 use super::body::{Permits, Progress, Upload};
-use super::failure::{Connect, Failure, answered};
+use super::failure::{Answered, Connect, Failure, answered};
 use super::operation::Op;
 use super::types::Payload;
 use super::{Addressing, Place, S3, Signature, address, sign_v2, xml};
@@ -162,6 +162,27 @@ struct Repaired {
     place: bool,
     clock: bool,
     keys: bool,
+    /// Tables of signed names tried besides the first.
+    tables: usize,
+}
+
+/// What an attempt is signed with.
+struct Signing<'a> {
+    keys: Option<&'a Keys>,
+    /// Of `sign_v2::TABLES`.
+    table: usize,
+}
+
+/// Whether a store that answers so may mean the keys.
+fn is_refusal(answer: &Answered) -> bool {
+    matches!(answer.status, 401 | 403)
+        || is_expiry(answer)
+        // A HEAD carries no code: 400 may be an expired token.
+        || (answer.status == 400 && answer.code.is_empty())
+}
+
+fn is_expiry(answer: &Answered) -> bool {
+    matches!(answer.code.as_str(), "ExpiredToken" | "ExpiredTokenException" | "InvalidToken" | "TokenRefreshRequired")
 }
 
 impl S3 {
@@ -198,11 +219,13 @@ impl S3 {
             self.pace(deadline).await;
             attempts += 1;
             let begun = Instant::now();
-            let keys = shared.settings.credentials.keys();
+            let keys = self.keys(deadline).await?;
             let place = self.0.place.read().clone();
             let progress = Progress::new(action.payload.is_empty());
-            let failure = match self.attempt(action, stream, keys.as_deref(), &place, &progress, deadline).await {
+            let signing = Signing { keys: keys.as_deref(), table: self.table(&repaired) };
+            let failure = match self.attempt(action, stream, &signing, &place, &progress, deadline).await {
                 Ok(raw) => {
+                    self.learned().signed_names.store(signing.table, Ordering::Relaxed);
                     let relax = |p: u64| Some(if p < PAUSE_FIRST { 0 } else { p / 2 });
                     let _ = shared.pause.fetch_update(Ordering::Relaxed, Ordering::Relaxed, relax);
                     return Ok((raw, permits));
@@ -221,7 +244,10 @@ impl S3 {
                 let press = |p: u64| Some((p * 2).clamp(PAUSE_FIRST, PAUSE_MOST));
                 let _ = shared.pause.fetch_update(Ordering::Relaxed, Ordering::Relaxed, press);
             }
-            if self.repair(&failure, &mut repaired, keys.as_deref(), &place) {
+            if self.repair(&failure, &mut repaired, keys.as_deref(), &place)
+                || self.sign_otherwise(&failure, &mut repaired, action)
+                || self.renew(&failure, &mut repaired, keys.as_deref(), deadline).await
+            {
                 shared.counters.retries.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
@@ -243,6 +269,14 @@ impl S3 {
             retries += 1;
             shared.counters.retries.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// The keys to sign with, waited for until `deadline` when they have to be fetched.
+    pub(super) async fn keys(&self, deadline: Instant) -> Result<Option<Arc<Keys>>> {
+        match tokio::time::timeout_at(deadline, self.shared().settings.credentials.current()).await {
+            Ok(keys) => keys,
+            Err(_) => Err(Error::new(Kind::Timeout, "fetch credentials")),
         }
     }
 
@@ -277,13 +311,13 @@ impl S3 {
         &self,
         action: &Action<'_>,
         stream: bool,
-        keys: Option<&Keys>,
+        signing: &Signing<'_>,
         place: &Place,
         progress: &Arc<Progress>,
         deadline: Instant,
     ) -> Result<Raw, Failure> {
         let shared = self.shared();
-        let request = self.build(action, keys, place, progress).map_err(Failure::Local)?;
+        let request = self.build(action, signing, place, progress).map_err(Failure::Local)?;
         shared.counters.sent(action.op);
         let result = self.answer(action, request, progress, deadline).await;
         shared.counters.bytes_out.fetch_add(progress.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -369,10 +403,11 @@ impl S3 {
     fn build(
         &self,
         action: &Action<'_>,
-        keys: Option<&Keys>,
+        signing: &Signing<'_>,
         place: &Place,
         progress: &Arc<Progress>,
     ) -> Result<reqwest::Request> {
+        let keys = signing.keys;
         let settings = &self.shared().settings;
         let bucket = if action.in_bucket { self.bucket() } else { "" };
         let mut url = address::url(&place.endpoint, place.in_host && action.in_bucket, bucket, action.key)?;
@@ -420,6 +455,7 @@ impl S3 {
                         path_has_bucket: !place.in_host,
                         query: &query,
                         headers: &headers,
+                        table: signing.table,
                     };
                     let value = sign_v2::authorization(&keys.access_key, &keys.secret_key, &request);
                     headers.push(("authorization".into(), value));
@@ -494,12 +530,7 @@ impl S3 {
                 return true;
             }
         }
-        let Some(keys) = keys else { return false };
-        let refused = matches!(answer.status, 401 | 403)
-            || matches!(answer.code.as_str(), "ExpiredToken" | "ExpiredTokenException" | "InvalidToken" | "TokenRefreshRequired")
-            // A HEAD carries no code: 400 may be an expired token.
-            || (answer.status == 400 && answer.code.is_empty());
-        if !refused {
+        if keys.is_none() || !is_refusal(answer) {
             return false;
         }
         if let Some(date) = answer.date
@@ -516,12 +547,43 @@ impl S3 {
                 return true;
             }
         }
-        !std::mem::replace(&mut done.keys, true) && settings.credentials.reload(keys)
+        false
+    }
+
+    /// The table of names that signatures of version 2 cover in this attempt.
+    fn table(&self, done: &Repaired) -> usize {
+        (self.learned().signed_names.load(Ordering::Relaxed) + done.tables) % sign_v2::TABLES.len()
+    }
+
+    /// Stores differ in the names that a signature of version 2 covers: true when another table is worth a try.
+    fn sign_otherwise(&self, failure: &Failure, done: &mut Repaired, action: &Action<'_>) -> bool {
+        let Failure::Answer(answer) = failure else { return false };
+        let wrong = answer.code == "SignatureDoesNotMatch" || (answer.status == 403 && answer.code == "AccessDenied");
+        let disputed = || action.query.iter().any(|(name, _)| sign_v2::is_disputed(name));
+        if self.shared().settings.signature != Signature::V2
+            || !wrong
+            || !disputed()
+            || done.tables + 1 >= sign_v2::TABLES.len()
+        {
+            return false;
+        }
+        done.tables += 1;
+        true
+    }
+
+    /// Other keys, when the store may have refused because these are no longer valid.
+    async fn renew(&self, failure: &Failure, done: &mut Repaired, keys: Option<&Keys>, deadline: Instant) -> bool {
+        let (Failure::Answer(answer), Some(keys)) = (failure, keys) else { return false };
+        if !is_refusal(answer) || std::mem::replace(&mut done.keys, true) {
+            return false;
+        }
+        let reload = self.shared().settings.credentials.reload(keys, is_expiry(answer));
+        tokio::time::timeout_at(deadline, reload).await.unwrap_or(false)
     }
 }
 
 /// Full jitter: anywhere between nothing and an exponentially growing bound; the store's own wish comes first.
-fn backoff(retries: u32, failure: &Failure) -> Duration {
+pub(super) fn backoff(retries: u32, failure: &Failure) -> Duration {
     if let Failure::Answer(a) = failure
         && let Some(wish) = a.retry_after
     {
@@ -556,7 +618,7 @@ mod tests {
     fn build(s3: &S3, action: &Action<'_>) -> Result<reqwest::Request> {
         let keys = s3.shared().settings.credentials.keys();
         let place = s3.0.place.read().clone();
-        s3.build(action, keys.as_deref(), &place, &Progress::new(true))
+        s3.build(action, &Signing { keys: keys.as_deref(), table: 0 }, &place, &Progress::new(true))
     }
 
     #[test]

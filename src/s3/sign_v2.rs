@@ -1,15 +1,19 @@
-//! Signature Version 2 in the `Authorization` header, for stores that know nothing newer.
+//! Signature Version 2, in the `Authorization` header and in the query of presigned URLs, for stores that know nothing
+//! newer.
 //!
-//! Difficulty: which sub-resources are signed differs by server. The table here is that of the Ceph gateway, which
-//! the other stores that still need V2 follow; a parameter outside it is sent but not signed.
+//! Difficulty: which sub-resources are signed differs by server. There is a table for each kind; a parameter outside
+//! it is sent but not signed, and when a signature with a disputed name is refused, the next table is tried.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 
-/// Query parameters that are part of the signed resource, sorted.
-const SIGNED: [&str; 28] = [
+/// Query parameters that are part of the signed resource: one list for each kind of store, the likeliest first.
+pub(super) const TABLES: [&[&str]; 3] = [CEPH, WIDE, OLD];
+
+/// The Ceph gateway and the stores built on it; what MinIO has besides is never sent.
+const CEPH: &[&str] = &[
     "acl",
     "cors",
     "delete",
@@ -40,6 +44,74 @@ const SIGNED: [&str; 28] = [
     "website",
 ];
 
+/// What the vendors' own libraries sign: every sub-resource there is.
+const WIDE: &[&str] = &[
+    "accelerate",
+    "acl",
+    "cors",
+    "delete",
+    "encryption",
+    "lifecycle",
+    "location",
+    "logging",
+    "notification",
+    "object-lock",
+    "ownershipControls",
+    "partNumber",
+    "policy",
+    "policyStatus",
+    "publicAccessBlock",
+    "replication",
+    "requestPayment",
+    "response-cache-control",
+    "response-content-disposition",
+    "response-content-encoding",
+    "response-content-language",
+    "response-content-type",
+    "response-expires",
+    "restore",
+    "tagging",
+    "torrent",
+    "uploadId",
+    "uploads",
+    "versionId",
+    "versioning",
+    "versions",
+    "website",
+];
+
+/// The text that introduced it, and gateways of its time.
+const OLD: &[&str] = &[
+    "acl",
+    "delete",
+    "lifecycle",
+    "location",
+    "logging",
+    "notification",
+    "partNumber",
+    "policy",
+    "requestPayment",
+    "response-cache-control",
+    "response-content-disposition",
+    "response-content-encoding",
+    "response-content-language",
+    "response-content-type",
+    "response-expires",
+    "torrent",
+    "uploadId",
+    "uploads",
+    "versionId",
+    "versioning",
+    "versions",
+    "website",
+];
+
+/// Whether some stores sign this parameter and others do not.
+pub(super) fn is_disputed(name: &str) -> bool {
+    let signed = TABLES.iter().filter(|t| t.binary_search(&name).is_ok()).count();
+    signed > 0 && signed < TABLES.len()
+}
+
 /// What is signed of a request.
 pub(super) struct Request<'a> {
     pub method: &'a str,
@@ -50,8 +122,10 @@ pub(super) struct Request<'a> {
     /// Whether `path` starts with the bucket.
     pub path_has_bucket: bool,
     pub query: &'a [(&'a str, String)],
-    /// Names in lower case, `x-amz-date` or `date` among them.
+    /// Names in lower case, `x-amz-date` or `date` among them; for a presigned URL `date` is its end.
     pub headers: &'a [(String, String)],
+    /// Of [`TABLES`].
+    pub table: usize,
 }
 
 fn string_to_sign(r: &Request<'_>) -> String {
@@ -70,7 +144,7 @@ fn string_to_sign(r: &Request<'_>) -> String {
         out.push_str(r.bucket);
     }
     out.push_str(r.path);
-    let mut signed: Vec<_> = r.query.iter().filter(|(n, _)| SIGNED.binary_search(n).is_ok()).collect();
+    let mut signed: Vec<_> = r.query.iter().filter(|(n, _)| TABLES[r.table].binary_search(n).is_ok()).collect();
     signed.sort_unstable();
     for (i, (name, value)) in signed.into_iter().enumerate() {
         out.push(if i == 0 { '?' } else { '&' });
@@ -83,7 +157,8 @@ fn string_to_sign(r: &Request<'_>) -> String {
     out
 }
 
-fn signature(secret: &str, text: &str) -> String {
+/// HMAC-SHA1 in Base64: of a policy of a form, too.
+pub(super) fn signature(secret: &str, text: &str) -> String {
     // HMAC takes keys of any length.
     let mut mac = <Hmac<Sha1> as KeyInit>::new_from_slice(secret.as_bytes()).expect("any key length is valid");
     mac.update(text.as_bytes());
@@ -93,6 +168,11 @@ fn signature(secret: &str, text: &str) -> String {
 /// The value of the `Authorization` header.
 pub(super) fn authorization(access_key: &str, secret: &str, request: &Request<'_>) -> String {
     format!("AWS {access_key}:{}", signature(secret, &string_to_sign(request)))
+}
+
+/// The `Signature` of a presigned URL.
+pub(super) fn presigned(secret: &str, request: &Request<'_>) -> String {
+    signature(secret, &string_to_sign(request))
 }
 
 #[cfg(test)]
@@ -110,6 +190,7 @@ mod tests {
             path_has_bucket: false,
             query: &[("prefix", "unsigned".into())],
             headers: &headers,
+            table: 0,
         };
         let expected = "AWS AKIAIOSFODNN7EXAMPLE:qgk2+6Sv9/oM7G3qLEjTH1a1l1g=";
         assert_eq!(authorization("AKIAIOSFODNN7EXAMPLE", secret, &request), expected);
@@ -133,11 +214,37 @@ mod tests {
             path_has_bucket: true,
             query: &[("uploadId", "2~a/b".into()), ("partNumber", "1".into()), ("max-keys", "1".into())],
             headers: &headers,
+            table: 0,
         };
         assert_eq!(
             string_to_sign(&request),
             "PUT\n\ntext/plain\n\nx-amz-date:D\nx-amz-meta-b:2\n/b/k?partNumber=1&uploadId=2~a/b"
         );
-        assert!(SIGNED.is_sorted());
+    }
+
+    #[test]
+    fn a_presigned_url_of_the_manual() {
+        let headers = [("date".to_owned(), "1175139620".to_owned())];
+        let request = Request {
+            method: "GET",
+            bucket: "johnsmith",
+            path: "/photos/puppy.jpg",
+            path_has_bucket: false,
+            query: &[],
+            headers: &headers,
+            table: 0,
+        };
+        assert_eq!(presigned("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", &request), "NpgCjnDzrM+WFzoENXmpNDUsSn8=");
+    }
+
+    #[test]
+    fn tables_are_sorted_and_differ_where_stores_do() {
+        assert!(TABLES.iter().all(|t| t.is_sorted()));
+        for name in ["restore", "tagging", "cors", "policyStatus", "replication"] {
+            assert!(is_disputed(name), "{name}");
+        }
+        for name in ["acl", "uploadId", "response-expires", "prefix", "max-keys"] {
+            assert!(!is_disputed(name), "{name}");
+        }
     }
 }
