@@ -145,6 +145,12 @@ impl Fs {
         inode: &Arc<Inode>,
         edit: &(dyn Fn(&mut NewObject) + Send + Sync),
     ) -> Result<()> {
+        // What is stored while the copy is made would be undone by it.
+        let writing = inode.state.lock().writer.clone();
+        let _still = match &writing {
+            Some(w) => Some(w.quiet().await?),
+            None => None,
+        };
         let key = self.inodes.key(inode.ino)?;
         let meta = match self.known_meta(inode) {
             Some(meta) => meta,

@@ -5,7 +5,10 @@
 //! 2. A file that was never committed has no object: it just gets another key, and no request is made.
 //! 3. Bytes not yet stored are committed under the old name first; so are pending attributes, which the copy of a
 //!    single file carries along instead.
-//! 4. Open handles go on: the table moves the inode (and everything below a directory), and the handles are moved
+//! 4. A close or an fsync at the same moment must not store anything between the copy and the delete, or behind the
+//!    copy: the writers of the file, of what it replaces and of everything in a directory stand still meanwhile
+//!    ([`Writer::quiet`]).
+//! 5. Open handles go on: the table moves the inode (and everything below a directory), and the handles are moved
 //!    to the new objects.
 
 use std::collections::HashMap;
@@ -83,20 +86,30 @@ impl Fs {
         // Before the copy: a delete that waits for the last close of what was here must not take what comes here.
         let buried = self.graves.reuse(&new).await;
         let (writer, stored, _) = self.usage(source);
+        let replaced = target.and_then(|t| t.state.lock().writer.clone());
         if let Some(w) = &writer
             && !stored
-            && w.rekey(new.clone()).is_ok()
         {
-            // The target's object stays in the bucket until this file's commit replaces it.
-            let replaces = target.is_some_and(|t| t.state.lock().stored) || buried;
-            self.moved(source, from, to, target).await?;
-            source.state.lock().stored |= replaces;
-            return Ok(());
+            let _still = w.quiet().await?;
+            if w.rekey(new.clone()).is_ok() {
+                // The target's object stays in the bucket until this file's commit replaces it.
+                let replaces = target.is_some_and(|t| t.state.lock().stored) || buried;
+                self.moved(source, from, to, target)?;
+                if let Some(w) = &replaced {
+                    w.unlink().await;
+                }
+                source.state.lock().stored |= replaces;
+                return Ok(());
+            }
         }
         if let Some(w) = &writer
             && w.is_dirty()
         {
             self.commit(source).await?;
+        }
+        let mut still = Vec::new();
+        for w in writer.iter().chain(&replaced) {
+            still.push(w.quiet().await?);
         }
         let (attr, pending, class) = {
             let state = source.state.lock();
@@ -142,7 +155,7 @@ impl Fs {
             other => other?,
         };
         self.s3.delete(&old, None).await?;
-        self.moved(source, from, to, target).await?;
+        self.moved(source, from, to, target)?;
         {
             let mut state = source.state.lock();
             if let (Some(object), Some(meta)) = (carried, state.facts.meta.clone()) {
@@ -185,8 +198,9 @@ impl Fs {
         self.rebind(inode, &object);
     }
 
-    /// Brings the tree and the listings in step after the store has done its part.
-    async fn moved(
+    /// Brings the tree and the listings in step after the store has done its part. What was replaced is not stored any
+    /// more.
+    fn moved(
         self: &Arc<Self>,
         source: &Arc<Inode>,
         from: (Ino, &Name),
@@ -200,7 +214,7 @@ impl Fs {
         if let Some(target) = target {
             let writer = target.state.lock().writer.clone();
             if let Some(w) = writer {
-                w.unlink().await;
+                w.forsake();
             }
             self.inodes.settle(target.ino);
         }
@@ -213,21 +227,47 @@ impl Fs {
         let new = self.inodes.prefix(to.0)?.dir(to.1)?;
         // What is only here goes with the inodes: files never committed need no copy, all else is stored first.
         let below = self.inodes.subtree(source.ino);
+        let mut fresh = Vec::new();
         for inode in &below {
             let (writer, stored, _) = self.usage(inode);
-            if let Some(w) = writer {
-                if !stored && w.key().as_str().starts_with(old.as_str()) {
-                    let key = Key::new(format!("{new}{}", &w.key().as_str()[old.as_str().len()..]))?;
-                    if w.rekey(key).is_ok() {
-                        continue;
-                    }
-                }
+            if let Some(w) = writer.filter(|w| !stored && w.key().as_str().starts_with(old.as_str())) {
+                let key = w.key();
+                let new_key = Key::new(format!("{new}{}", &key.as_str()[old.as_str().len()..]))?;
+                fresh.push((w, key, new_key));
+            } else {
                 self.commit(inode).await?;
             }
             self.store_attr(inode).await?;
         }
-        let objects = self.all_below(&old).await?;
-        let copied = self.copy_all(&old, &new, &objects).await?;
+        let writers: Vec<_> = below.iter().filter_map(|i| i.state.lock().writer.clone()).collect();
+        let mut still = Vec::with_capacity(writers.len());
+        for w in &writers {
+            still.push(w.quiet().await?);
+        }
+        // One that was stored after all is listed and copied with the rest.
+        fresh.retain(|(w, _, new_key)| w.rekey(new_key.clone()).is_ok());
+        let done = self.rename_stored(source, &old, &new, from, to, &below).await;
+        if done.is_err() {
+            for (w, key, _) in fresh {
+                // Cannot fail: nothing of it was stored meanwhile.
+                let _ = w.rekey(key);
+            }
+        }
+        done
+    }
+
+    /// The part of the store, and the tree after it. The writers below stand still.
+    async fn rename_stored(
+        self: &Arc<Self>,
+        source: &Arc<Inode>,
+        old: &Prefix,
+        new: &Prefix,
+        from: (Ino, &Name),
+        to: (Ino, &Name),
+        below: &[Arc<Inode>],
+    ) -> Result<()> {
+        let objects = self.all_below(old).await?;
+        let copied = self.copy_all(old, new, &objects).await?;
         let target = self.inodes.child(to.0, to.1);
         let odd = source.state.lock().odd_marker.take();
         let mut keys: Vec<Key> = objects.iter().filter_map(|o| Key::new(&o.key).ok()).collect();
@@ -248,7 +288,7 @@ impl Fs {
             }
         }
         let had_nothing = objects.is_empty();
-        self.moved(source, from, to, target.as_ref()).await?;
+        self.moved(source, from, to, target.as_ref())?;
         if let Some(target) = &target {
             self.listings.forget(target.ino);
         }
@@ -256,7 +296,7 @@ impl Fs {
             self.kept.lock().insert(new.clone());
         }
         let mut copied: HashMap<Key, (Stored, Known)> = copied.into_iter().collect();
-        for inode in &below {
+        for inode in below {
             self.listings.forget(inode.ino);
             let now = Instant::now();
             inode.state.lock().changed = Some(now);

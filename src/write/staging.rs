@@ -16,7 +16,13 @@ use crate::error::{Error, Kind, Result};
 
 fn meaning(what: &'static str, e: &io::Error) -> Error {
     let kind = match e.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Kind::NoSpace,
+        io::ErrorKind::StorageFull
+        | io::ErrorKind::QuotaExceeded
+        | io::ErrorKind::FileTooLarge
+        // Taken away or mounted read-only meanwhile: there is no room, and the mount itself is fine.
+        | io::ErrorKind::ReadOnlyFilesystem
+        | io::ErrorKind::PermissionDenied
+        | io::ErrorKind::NotFound => Kind::NoSpace,
         _ => Kind::Io,
     };
     Error::new(kind, format!("{what}: {e}")).with_fix("check the disk of `staging_dir`")
@@ -35,7 +41,15 @@ async fn blocking<T: Send + 'static>(
 /// A new file without a name: it is gone with its last user, whatever happens to the process.
 pub(super) async fn open(dir: &Path) -> Result<Arc<File>> {
     let dir = dir.to_owned();
-    blocking("open staging file", move || tempfile::tempfile_in(dir).map(Arc::new)).await
+    let open = move || match tempfile::tempfile_in(&dir) {
+        // Caches are cleaned by hand, too.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(&dir)?;
+            tempfile::tempfile_in(&dir)
+        }
+        opened => opened,
+    };
+    blocking("open staging file", move || open().map(Arc::new)).await
 }
 
 /// One write to a staging file.

@@ -105,11 +105,14 @@ impl Writer {
         }))
     }
 
-    /// The file was deleted: ends the upload; nothing will be stored any more. Handles go on with what is here.
-    ///
-    /// When it returns no request of this writer is on its way that could bring the object back, unless `patience`
-    /// passed.
-    pub async fn unlink(&self) {
+    /// Nothing of this writer is on its way to the store while the guard lives, and commits wait: for what copies or
+    /// replaces the object meanwhile. [`Kind::Timeout`] when a commit goes on without any progress.
+    pub async fn quiet(&self) -> Result<tokio::sync::MutexGuard<'_, ()>> {
+        self.io.patient("another commit", self.committing.lock()).await
+    }
+
+    /// As [`Writer::unlink`], without waiting for a commit that is under way.
+    pub fn forsake(&self) {
         let stop = {
             let mut s = self.state.lock();
             s.unlinked = true;
@@ -119,6 +122,14 @@ impl Writer {
         if let Some(stop) = stop {
             stop.cancel();
         }
+    }
+
+    /// The file was deleted: ends the upload; nothing will be stored any more. Handles go on with what is here.
+    ///
+    /// When it returns no request of this writer is on its way that could bring the object back, unless `patience`
+    /// passed.
+    pub async fn unlink(&self) {
+        self.forsake();
         if let Err(e) = self.io.patient("the last upload", self.committing.lock()).await {
             tracing::warn!("delete of a file that is being stored: {e}");
         }

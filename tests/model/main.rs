@@ -222,3 +222,50 @@ fn regression_rename_to_a_name_whose_delete_waits() {
     }
     mount.umount();
 }
+
+/// A descriptor that a child process inherited is closed at any moment, and its close stores the file: not behind the
+/// back of a rename that is under way.
+// R10 R42
+#[test]
+fn regression_a_file_is_stored_while_it_is_renamed_or_replaced() {
+    use drive::Drive;
+    let world = Direct::new(false);
+    let drive = world.library();
+    let put = |name: &str, text: &[u8]| {
+        let file = drive.open(name, libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC).unwrap();
+        drive.write_at(&file, 0, text).unwrap();
+        drive.close(file).unwrap();
+    };
+    let read = |name: &str| drive.read(name).map(|b| String::from_utf8(b).unwrap());
+    drive.mkdir("d").unwrap();
+    for (open, from, to, target) in
+        [("b", "a", "b", "a0"), ("a", "a", "b", "a1"), ("d/f", "d", "e", "f1"), ("d/f", "d/f", "b", "f1")]
+    {
+        for name in ["a", "b", "d/f"] {
+            put(name, format!("{}0", name.trim_start_matches("d/")).as_bytes());
+        }
+        let file = drive.open(open, libc::O_RDWR).unwrap();
+        drive.write_at(&file, 1, b"1").unwrap();
+        let copies = xosfs::demo::Rule::new("CopyObject", xosfs::demo::Action::Stall(Duration::from_millis(300)));
+        world.server().knobs().fail(copies);
+        std::thread::scope(|scope| {
+            let renamed = scope.spawn(|| drive.rename(from, to));
+            std::thread::sleep(Duration::from_millis(100));
+            // Whatever was written is stored where the file then is, or nowhere when it was replaced.
+            drive.write_at(&file, 1, b"1").unwrap();
+            drive.fsync(&file).unwrap();
+            renamed.join().unwrap().unwrap();
+        });
+        world.server().knobs().clear_rules();
+        drive.close(file).unwrap();
+        let place = if from == "d" { "e/f" } else { to };
+        assert_eq!(read(place).as_deref(), Ok(target), "{from} to {to}, {open} is stored meanwhile");
+        let stored = world.stored(place).flatten().map(|b| String::from_utf8(b).unwrap());
+        assert_eq!(stored.as_deref(), Some(target), "{from} to {to}, {open} is stored meanwhile: the bucket");
+        assert_eq!(world.stored(if from == "d" { "d/f" } else { from }), Some(None), "the old name is in the bucket");
+        if from == "d" {
+            drive.rename("e", "d").unwrap();
+        }
+    }
+    Box::new(world).end();
+}

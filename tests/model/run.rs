@@ -111,6 +111,14 @@ impl Direct {
         me
     }
 
+    pub fn library(&self) -> &Library {
+        &self.now.as_ref().expect("it has begun").0
+    }
+
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
     fn begin(&mut self) {
         let runtime = runtime(1);
         let library = Library::new(&self.server, BUCKET, self.staging.path(), runtime.handle(), &self.setup);
@@ -120,7 +128,7 @@ impl Direct {
 
 impl World for Direct {
     fn drive(&self) -> &dyn Drive {
-        &self.now.as_ref().expect("it has begun").0
+        self.library()
     }
 
     fn fresh(&mut self) -> String {
