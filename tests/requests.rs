@@ -226,6 +226,83 @@ fn attributes() {
     t.costs("cp -a h i; sleep 3", &[(PUT, 1)]);
 }
 
+// R111, R112
+#[test]
+fn attributes_set_later_cost_one_copy() {
+    let Some(mut t) = Till::new(&[("f", "content"), ("d/f", "content")]) else { return };
+    t.costs("ls -l", &[(LIST, 1)]);
+    let all = "chmod 600 f; chown 7:8 f; touch -d @1000000000 f; \
+        for i in 1 2 3 4; do setfattr -n user.note$i -v $i f; done; setfattr -x user.note4 f; \
+        setfattr -n user.s3.content-type -v text/x-test f; setfattr -n user.s3.cache-control -v no-cache f";
+    t.costs(&format!("{all}; sleep 3"), &[(HEAD, 1), (ACL, 1), (COPY, 1)]);
+    let shown = t.mount.as_ref().unwrap().sh(
+        "stat -c '%a %u %g %Y' f; getfattr --only-values -n user.note3 f; ! getfattr -n user.note4 f 2>/dev/null; \
+         getfattr --only-values -n user.s3.content-type f",
+    );
+    assert_eq!(shown, "600 7 8 1000000000\n3text/x-test");
+    // They are shown before the copy is made, and travel with the rename that comes first.
+    t.costs(
+        "setfattr -n user.note1 -v new f; test $(getfattr --only-values -n user.note1 f) = new; mv f g; \
+         test $(getfattr --only-values -n user.note1 g) = new; sleep 3",
+        &[(COPY, 1), (DELETE, 1)],
+    );
+    // And with the content that comes first.
+    t.costs("setfattr -n user.note1 -v newer g; echo more >>g; sleep 3", &[(TAGS, 1), (GET, 1), (PUT, 1)]);
+    t.costs("test $(getfattr --only-values -n user.note1 g) = newer", &[]);
+    let stored = t.embedded().store().head(&t.server.bucket, "g").unwrap().attributes;
+    assert_eq!(stored.metadata["note1"], "newer");
+    assert_eq!(stored.content_type.as_deref(), Some("text/x-test"));
+    // A class is tried at once, because only the store knows its classes; what was waiting goes along.
+    t.costs("chmod 640 g; setfattr -n user.s3.storage-class -v STANDARD_IA g", &[(COPY, 1)]);
+    t.costs("sleep 3; stat -c %a g | grep -q 640", &[]);
+    assert_eq!(t.embedded().store().head(&t.server.bucket, "g").unwrap().attributes.metadata["mode"], "33184");
+}
+
+// R52, R110
+#[test]
+fn attributes_set_before_close_cost_nothing() {
+    use std::io::Write;
+    let Some(mut t) = Till::new(&[("old", "content")]) else { return };
+    t.costs("ls", &[(LIST, 1)]);
+    let path = t.mount.as_ref().unwrap().join("new");
+    let mut file = std::fs::File::create(&path).unwrap();
+    file.write_all(b"content").unwrap();
+    for (name, value) in [
+        ("user.note", "é 1"),
+        ("user.s3.content-type", "text/x-test"),
+        ("user.s3.tags", "a=1&b=2"),
+        ("user.s3.tag.c", "3"),
+        ("user.s3.acl", "public-read"),
+        ("user.s3.storage-class", "STANDARD_IA"),
+    ] {
+        xattr::set(&path, name, value.as_bytes()).unwrap();
+        assert!(xattr::get(&path, name).unwrap().is_some(), "{name}");
+    }
+    assert_eq!(xattr::get(&path, "user.s3.tag.b").unwrap().as_deref(), Some(&b"2"[..]));
+    drop(file);
+    assert_eq!(t.counts(), BTreeMap::from([(PUT.to_owned(), 1)]));
+    let stored = t.embedded().store().head(&t.server.bucket, "new").unwrap();
+    assert_eq!(stored.attributes.metadata["note"], "%%%C3%A9%201");
+    assert_eq!(stored.attributes.tags.len(), 3);
+    // A list without a canned name takes two more: whose object it is, and the list.
+    let path = t.mount.as_ref().unwrap().join("granted");
+    let mut file = std::fs::File::create(&path).unwrap();
+    file.write_all(b"content").unwrap();
+    xattr::set(&path, "user.s3.acl.grants", b"READ_ACP AuthenticatedUsers\n").unwrap();
+    drop(file);
+    let counts = t.counts();
+    assert_eq!(counts, BTreeMap::from([(PUT.to_owned(), 1), (ACL.to_owned(), 1), ("PutObjectAcl".to_owned(), 1)]));
+    // Tags of an overwritten file are added to those it has.
+    t.costs("setfattr -n user.s3.tags -v x=1 old", &[("PutObjectTagging", 1)]);
+    let path = t.mount.as_ref().unwrap().join("old");
+    let mut file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all(b"C").unwrap();
+    xattr::set(&path, "user.s3.tag.y", b"2").unwrap();
+    drop(file);
+    let tags = t.embedded().store().head(&t.server.bucket, "old").unwrap().attributes.tags;
+    assert_eq!(tags, [("x".to_owned(), "1".to_owned()), ("y".to_owned(), "2".to_owned())]);
+}
+
 #[test]
 fn extended_attributes() {
     let Some(mut t) = Till::new(&[("f", "content")]) else { return };

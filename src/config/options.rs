@@ -68,6 +68,10 @@ choices!(
     /// What becomes of mode, owner and times.
     Attrs { Store = "store", Ignore = "ignore" }
 );
+choices!(
+    /// What listxattr(2) names.
+    XattrList { Metadata = "metadata", All = "all" }
+);
 choices!(LogLevel { Info = "info", Error = "error", Warn = "warn", Debug = "debug", Trace = "trace" });
 
 /// Where messages go.
@@ -156,6 +160,7 @@ pub struct Options {
     /// `None`: by file name.
     pub content_type: Option<String>,
     pub attrs: Attrs,
+    pub xattr_list: XattrList,
     pub connect_timeout: Duration,
     pub read_timeout: Duration,
     pub op_timeout: Duration,
@@ -289,6 +294,7 @@ impl Default for Options {
             tags: Vec::new(),
             content_type: None,
             attrs: Attrs::Store,
+            xattr_list: XattrList::Metadata,
             connect_timeout: Duration::ZERO,
             read_timeout: Duration::ZERO,
             op_timeout: Duration::ZERO,

@@ -143,6 +143,15 @@ impl TagLimits {
     }
 }
 
+impl std::fmt::Display for Unit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Unit::Bytes => "bytes",
+            Unit::Chars => "characters",
+        })
+    }
+}
+
 impl Unit {
     /// The length of `text` in this unit.
     pub fn of(self, text: &str) -> usize {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::memory;
-use super::options::{Addressing, Attrs, ListVersion, Log, LogLevel, Options, ProviderChoice, Signature};
+use super::options::{Addressing, Attrs, ListVersion, Log, LogLevel, Options, ProviderChoice, Signature, XattrList};
 use super::value::{self, Parsed};
 
 /// One option.
@@ -357,6 +357,15 @@ pub static TABLE: &[Spec] = &[
         doc: "What becomes of mode, owner and times: kept in the object's metadata (as s3fs and rclone do), or only in \
               memory. store: programs that restore files expect them back.",
         set: |o, v| value::choice(v, Attrs::CHOICES).map(|v| o.attrs = v),
+    },
+    Spec {
+        name: "xattr_list",
+        group: Group::Objects,
+        value: "metadata|all",
+        default: "metadata",
+        doc: "What listxattr names: user metadata that is known without a request, or the attributes `user.s3.*` as well. \
+              metadata: programs that copy files list and copy all that is named, at up to three requests a file.",
+        set: |o, v| value::choice(v, XattrList::CHOICES).map(|v| o.xattr_list = v),
     },
     Spec {
         name: "connect_timeout",

@@ -12,7 +12,7 @@ use super::{Request, env};
 use crate::budget::Budget;
 use crate::cache::BlockCache;
 use crate::config::Provider;
-use crate::config::options::{Attrs, Options};
+use crate::config::options::{Attrs, Options, XattrList};
 use crate::error::{Error, Result};
 use crate::fs::{self, Defaults, Fs};
 use crate::fuse::session::{Filesystem, Notifier};
@@ -62,6 +62,7 @@ pub fn fs_settings(options: &Options, provider: &'static Provider, root: Prefix)
         negative_ttl: options.negative_ttl,
         store_attrs: options.attrs == Attrs::Store,
         attr_delay: ATTR_DELAY,
+        list_all_xattrs: options.xattr_list == XattrList::All,
         new_object: NewObject {
             headers: Headers { content_type: options.content_type.clone(), ..Headers::default() },
             storage_class: options.storage_class.as_deref().map(|c| provider.class_name(c)),

@@ -165,6 +165,19 @@ impl Attr {
     }
 }
 
+pub fn has_mtime(metadata: &BTreeMap<String, String>) -> bool {
+    metadata.contains_key(MTIME)
+}
+
+/// Writes the modification time of an object into `metadata`, which is to replace its own, unless one is there.
+pub fn keep_mtime(metadata: &mut BTreeMap<String, String>, meta: &ObjectMeta) {
+    if let Some(time) = meta.last_modified
+        && !metadata.contains_key(MTIME)
+    {
+        metadata.insert(MTIME.into(), format_time(time));
+    }
+}
+
 /// Whether an object without a final `/` stands for a directory, as some tools write them.
 pub fn is_directory_object(size: u64, headers: &Headers) -> bool {
     size == 0 && headers.content_type.as_deref().is_some_and(|t| t.split(';').next() == Some("application/x-directory"))

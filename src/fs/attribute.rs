@@ -4,20 +4,14 @@ use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::attr::is_posix_name;
+use super::grants::{self, Wanted};
+use crate::config::provider::{Provider, TagLimits};
 use crate::error::{Error, Kind, Result};
-use crate::s3::{Acl, Grant, Grantee, Headers, NewObject, ObjectMeta};
-
-/// XOS-TAG-04, XOS-TAG-07.
-pub(super) const TAGS_MAX: usize = 10;
-pub(super) const TAG_KEY_MAX: usize = 128;
-pub(super) const TAG_VALUE_MAX: usize = 256;
+use crate::s3::{Acl, Headers, NewObject, ObjectMeta};
 
 /// Everything that has a meaning in a query string, or to a reader of one line.
 pub(super) const TAG_ESCAPES: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b':').remove(b'/').remove(b'@');
-
-pub(super) const GROUPS: &str = "http://acs.amazonaws.com/groups/global/";
-pub(super) const LOG_DELIVERY: &str = "http://acs.amazonaws.com/groups/s3/LogDelivery";
 
 /// A header that an attribute of the same name shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +54,7 @@ impl Header {
 pub(super) enum Attribute {
     Acl,
     Grants,
+    AclJson,
     Owner,
     Tags,
     Tag(String),
@@ -78,6 +73,25 @@ pub(super) enum Attribute {
 }
 
 impl Attribute {
+    /// Those that a listing of everything tries, by what follows `user.s3.`: the first of each group tells for all of
+    /// them.
+    pub(super) const GROUPS: &[&[&str]] = &[
+        &["acl", "acl.grants", "acl.json", "owner"],
+        &["cache-control"],
+        &["content-disposition"],
+        &["content-encoding"],
+        &["content-language"],
+        &["content-type"],
+        &["etag", "last-modified", "restore", "size", "storage-class"],
+        &["expires"],
+        &["sse"],
+        &["tags"],
+        &["uri"],
+        &["version-id"],
+        &["bucket.acl"],
+        &["bucket.location"],
+    ];
+
     /// Errors: [`Kind::Unsupported`] for other namespaces, [`Kind::NoAttribute`] for an unknown `user.s3.*`.
     pub(super) fn parse(name: &str) -> Result<Attribute> {
         let Some(user) = name.strip_prefix("user.") else { return Err(Kind::Unsupported.into()) };
@@ -92,6 +106,7 @@ impl Attribute {
         Ok(match s3 {
             "acl" => Attribute::Acl,
             "acl.grants" => Attribute::Grants,
+            "acl.json" => Attribute::AclJson,
             "owner" => Attribute::Owner,
             "tags" => Attribute::Tags,
             "storage-class" => Attribute::StorageClass,
@@ -118,12 +133,20 @@ impl Attribute {
     }
 }
 
+impl Attribute {
+    /// Whether it is answered by the store's requests for tags or ACL.
+    pub(super) fn is_of_tags_or_acl(&self) -> bool {
+        use Attribute::*;
+        matches!(self, Acl | Grants | AclJson | Owner | Tags | Tag(_))
+    }
+}
+
 pub(super) fn invalid(what: &str, value: &str) -> Error {
     Error::new(Kind::Invalid, what.to_owned()).with_key(value)
 }
 
 /// `k=v&k2=v2`, both sides URL-encoded (XOS-TAG-08).
-pub fn parse_tags(text: &str) -> Result<Vec<(String, String)>> {
+pub fn parse_tags(text: &str, limits: &TagLimits) -> Result<Vec<(String, String)>> {
     let mut tags: Vec<(String, String)> = Vec::new();
     for pair in text.trim().split('&').filter(|p| !p.is_empty()) {
         let (k, v) = pair.split_once('=').unwrap_or((pair, ""));
@@ -136,21 +159,28 @@ pub fn parse_tags(text: &str) -> Result<Vec<(String, String)>> {
         }
         tags.push(tag);
     }
-    check_tags(&tags)?;
+    check_tags(&tags, limits)?;
     Ok(tags)
 }
 
-/// Limits of XOS and AWS: 10 tags ([`Kind::Limit`]), keys of 128 and values of 256 bytes ([`Kind::Range`]).
-pub(super) fn check_tags(tags: &[(String, String)]) -> Result<()> {
-    if tags.len() > TAGS_MAX {
-        return Err(Error::new(Kind::Limit, "set more than 10 tags"));
+/// XOS-TAG-04, XOS-TAG-07: too many are [`Kind::Limit`], too long is [`Kind::Range`].
+pub(super) fn check_tags(tags: &[(String, String)], limits: &TagLimits) -> Result<()> {
+    if tags.len() > limits.per_object as usize {
+        return Err(Error::new(Kind::Limit, format!("set more than {} tags", limits.per_object)));
     }
     for (k, v) in tags {
         if k.is_empty() {
             return Err(invalid("tag without a key", v));
         }
-        if k.len() > TAG_KEY_MAX || v.len() > TAG_VALUE_MAX {
-            return Err(Error::new(Kind::Range, "tag key over 128 or value over 256 bytes").with_key(k));
+        if !limits.key_fits(k) || !limits.value_fits(v) {
+            let what = format!("tag key over {} or value over {} {}", limits.key, limits.value, limits.unit);
+            return Err(Error::new(Kind::Range, what).with_key(k));
+        }
+        if let Some(c) = k.chars().chain(v.chars()).find(|c| limits.refused.contains(*c)) {
+            return Err(invalid(&format!("this store takes no {c:?} in a tag"), k));
+        }
+        if !limits.reserved.is_empty() && k.starts_with(limits.reserved) {
+            return Err(invalid(&format!("tags that begin with `{}` are the store's own", limits.reserved), k));
         }
     }
     Ok(())
@@ -159,47 +189,6 @@ pub(super) fn check_tags(tags: &[(String, String)]) -> Result<()> {
 pub fn format_tags(tags: &[(String, String)]) -> String {
     let e = |s: &str| utf8_percent_encode(s, TAG_ESCAPES).to_string();
     tags.iter().map(|(k, v)| format!("{}={}", e(k), e(v))).collect::<Vec<_>>().join("&")
-}
-
-pub(super) fn format_grantee(grantee: &Grantee) -> String {
-    match grantee {
-        Grantee::User { id, .. } => format!("id={id}"),
-        Grantee::Group(uri) if uri == LOG_DELIVERY => "LogDelivery".into(),
-        Grantee::Group(uri) => uri.strip_prefix(GROUPS).map_or_else(|| format!("uri={uri}"), str::to_owned),
-        Grantee::Email(email) => format!("email={email}"),
-    }
-}
-
-pub(super) fn parse_grants(text: &str) -> Result<Vec<Grant>> {
-    let mut grants = Vec::new();
-    for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
-        let (permission, grantee) =
-            line.split_once(char::is_whitespace).ok_or_else(|| invalid("a grant is `PERMISSION grantee`", line))?;
-        let permission = permission.to_ascii_uppercase();
-        if !["READ", "WRITE", "READ_ACP", "WRITE_ACP", "FULL_CONTROL"].contains(&permission.as_str()) {
-            return Err(invalid("permission is READ, WRITE, READ_ACP, WRITE_ACP or FULL_CONTROL", line));
-        }
-        let grantee = match grantee.trim() {
-            "AllUsers" => Grantee::Group(format!("{GROUPS}AllUsers")),
-            "AuthenticatedUsers" => Grantee::Group(format!("{GROUPS}AuthenticatedUsers")),
-            "LogDelivery" => Grantee::Group(LOG_DELIVERY.into()),
-            other => match other.split_once('=') {
-                Some(("id", id)) if !id.is_empty() => Grantee::User { id: id.into(), name: None },
-                Some(("uri", uri)) if !uri.is_empty() => Grantee::Group(uri.into()),
-                Some(("email", email)) if !email.is_empty() => Grantee::Email(email.into()),
-                _ => return Err(invalid("grantee is id=…, uri=…, email=…, AllUsers or AuthenticatedUsers", line)),
-            },
-        };
-        grants.push(Grant { grantee, permission, delivered: None });
-    }
-    if grants.len() > 100 {
-        return Err(Error::new(Kind::Limit, "set more than 100 grants"));
-    }
-    Ok(grants)
-}
-
-pub(super) fn format_grants(acl: &Acl) -> String {
-    acl.grants.iter().map(|g| format!("{} {}\n", g.permission, format_grantee(&g.grantee))).collect()
 }
 
 /// State of an archived object in words (dialects §11).
@@ -220,52 +209,35 @@ pub(super) fn meta_name<'a>(headers: &'a Headers, name: &str) -> Option<&'a Stri
     headers.metadata.get(name).or_else(|| headers.metadata.get(&name.replace('_', "-")))
 }
 
-pub(super) fn canned(value: &str) -> Result<String> {
-    const CANNED: [&str; 9] = [
-        "private",
-        "public-read",
-        "public-read-write",
-        "authenticated-read",
-        "bucket-owner-read",
-        "bucket-owner-full-control",
-        "aws-exec-read",
-        "log-delivery-write",
-        "public-read-delivered",
-    ];
-    let value = value.trim();
-    if CANNED.contains(&value) {
-        Ok(value.to_owned())
-    } else {
-        Err(invalid(&format!("a canned ACL is one of {}", CANNED.join(", ")), value))
-    }
-}
-
 /// A checked change.
 #[derive(Clone, Debug)]
 pub(super) enum Edit {
     Acl(String),
-    Grants(Vec<Grant>),
+    Grants(Wanted),
     Tags(Vec<(String, String)>),
     Tag(String, Option<String>),
     Class(Option<String>),
     Header(Header, Option<String>),
     Metadata(String, Option<String>),
+    /// Days, and how fast.
+    Restore(u32, Option<String>),
 }
 
 impl Edit {
-    pub(super) fn of(attribute: &Attribute, name: &str, value: Option<&str>) -> Result<Edit> {
+    pub(super) fn of(attribute: &Attribute, name: &str, value: Option<&str>, store: &Provider) -> Result<Edit> {
         let text = value.map(str::to_owned);
         let plain = |v: Option<String>| match v {
             Some(v) if v.chars().any(|c| c.is_ascii_control()) => Err(invalid("a header value on one line", name)),
             v => Ok(v),
         };
         Ok(match (attribute, value) {
-            (Attribute::Acl, Some(v)) => Edit::Acl(canned(v)?),
+            (Attribute::Acl, Some(v)) => Edit::Acl(grants::canned(v, &store.acl, false)?),
             (Attribute::Acl, None) => Edit::Acl("private".into()),
-            (Attribute::Grants, Some(v)) => Edit::Grants(parse_grants(v)?),
-            (Attribute::Tags, v) => Edit::Tags(parse_tags(v.unwrap_or(""))?),
+            (Attribute::Grants, Some(v)) => Edit::Grants(grants::parse_lines(v, &store.acl)?),
+            (Attribute::AclJson, Some(v)) => Edit::Grants(grants::parse_json(v, &store.acl)?),
+            (Attribute::Tags, v) => Edit::Tags(parse_tags(v.unwrap_or(""), &store.tags)?),
             (Attribute::Tag(tag), v) => {
-                check_tags(&[(tag.clone(), v.unwrap_or("").to_owned())])?;
+                check_tags(&[(tag.clone(), v.unwrap_or("").to_owned())], &store.tags)?;
                 Edit::Tag(tag.clone(), text)
             }
             (Attribute::StorageClass, Some(v)) => {
@@ -273,23 +245,30 @@ impl Edit {
                 if class.is_empty() || !class.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
                     return Err(invalid("a storage class is a word like STANDARD_IA", class));
                 }
-                Edit::Class(Some(class.to_owned()))
+                Edit::Class(Some(store.class_name(class)))
             }
+            (Attribute::Restore, Some(v)) => restore(v, store)?,
             (Attribute::Header(h), _) => Edit::Header(*h, plain(text)?),
             (Attribute::Metadata(m), _) => Edit::Metadata(m.clone(), text),
             _ => return Err(Error::new(Kind::NotPermitted, "change a read-only attribute").with_key(name)),
         })
     }
 
+    /// Whether it is about tags or the ACL, which have requests of their own.
+    pub(super) fn is_of_tags_or_acl(&self) -> bool {
+        matches!(self, Edit::Acl(_) | Edit::Grants(_) | Edit::Tags(_) | Edit::Tag(..))
+    }
+
     /// Applies to an object that is written as a whole: before its commit, or by a self-copy.
-    pub(super) fn apply_uncommitted(&self, object: &mut NewObject) -> Result<()> {
+    pub(super) fn apply(&self, object: &mut NewObject, limits: &TagLimits) -> Result<()> {
         match self {
-            Edit::Acl(acl) => object.acl = Some(acl.clone()),
-            Edit::Grants(_) => {
-                return Err(Error::new(Kind::Busy, "set grants before the file is stored").with_fix("close it first"));
+            Edit::Acl(acl) => (object.acl, object.grants) = (Some(acl.clone()), None),
+            Edit::Grants(wanted) => {
+                let now = Acl { owner_id: wanted.owner.clone().unwrap_or_default(), ..Acl::default() };
+                (object.acl, object.grants) = (None, Some(wanted.onto(now)?));
             }
             Edit::Tags(tags) => object.tags = tags.clone(),
-            Edit::Tag(tag, value) => edit_tag(&mut object.tags, tag, value.as_deref())?,
+            Edit::Tag(tag, value) => edit_tag(&mut object.tags, tag, value.as_deref(), limits)?,
             Edit::Class(class) => object.storage_class = class.clone(),
             Edit::Header(h, value) => h.set(&mut object.headers, value.clone()),
             Edit::Metadata(name, Some(value)) => {
@@ -299,25 +278,57 @@ impl Edit {
                 object.headers.metadata.remove(name);
                 object.headers.metadata.remove(&name.replace('_', "-"));
             }
+            Edit::Restore(..) => {
+                return Err(Error::new(Kind::Busy, "restore a file that is being written").with_fix("close it first"));
+            }
         }
         Ok(())
     }
 }
 
-pub(super) fn edit_tag(tags: &mut Vec<(String, String)>, tag: &str, value: Option<&str>) -> Result<()> {
+/// `DAYS[,TIER]`.
+fn restore(value: &str, store: &Provider) -> Result<Edit> {
+    let Some(of) = &store.restore else {
+        return Err(Error::new(Kind::Unsupported, format!("{} archives nothing", store.title)));
+    };
+    let (days, tier) = value.split_once(',').map_or((value, None), |(d, t)| (d, Some(t.trim())));
+    let days = days.trim().parse::<u32>().ok().filter(|d| of.days.contains(d)).ok_or_else(|| {
+        let most = Some(of.days.end()).filter(|e| **e < u32::MAX).map_or(String::new(), |e| format!(" to {e}"));
+        invalid(&format!("a restore is DAYS or DAYS,TIER, with {}{most} days", of.days.start()), value)
+    })?;
+    let known = |t: &str| of.tiers.iter().find(|known| known.eq_ignore_ascii_case(t));
+    let tier = match tier {
+        None => None,
+        Some(t) => Some(
+            known(t).ok_or_else(|| invalid(&format!("a tier of this store is one of {}", of.tiers.join(", ")), t))?,
+        ),
+    };
+    Ok(Edit::Restore(days, tier.map(|t| (*t).to_owned())))
+}
+
+pub(super) fn edit_tag(
+    tags: &mut Vec<(String, String)>,
+    tag: &str,
+    value: Option<&str>,
+    limits: &TagLimits,
+) -> Result<()> {
     tags.retain(|(k, _)| k != tag);
     if let Some(value) = value {
         tags.push((tag.to_owned(), value.to_owned()));
     }
-    check_tags(tags)
+    check_tags(tags, limits)
 }
 
 pub(super) fn get_uncommitted(attribute: &Attribute, object: &NewObject) -> Option<Vec<u8>> {
     let value = match attribute {
+        Attribute::Acl if object.grants.is_some() => "custom".into(),
         Attribute::Acl => object.acl.clone().unwrap_or_else(|| "private".into()),
+        Attribute::Grants => grants::format_lines(object.grants.as_ref()?),
+        Attribute::AclJson => grants::format_json(object.grants.as_ref()?),
         Attribute::Tags if !object.tags.is_empty() => format_tags(&object.tags),
         Attribute::Tag(tag) => object.tags.iter().find(|(k, _)| k == tag)?.1.clone(),
         Attribute::StorageClass => object.storage_class.clone().unwrap_or_else(|| "STANDARD".into()),
+        Attribute::Restore => "none".into(),
         Attribute::Header(h) => h.of(&object.headers)?.clone(),
         Attribute::Metadata(name) => meta_name(&object.headers, name)?.clone(),
         Attribute::Sse => object.sse.clone()?,
@@ -344,29 +355,49 @@ pub(super) fn get_from_meta(attribute: &Attribute, meta: &ObjectMeta) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::provider::{AWS, H3C, OBS, XOS};
 
-    /// XOS-TAG-04, -06, -07, -08.
+    // XOS-TAG-04, -06, -07, -08
     #[test]
     fn tags_are_checked_before_they_are_sent() {
-        assert_eq!(parse_tags("a=1&b%20c=%26").unwrap(), [("a".into(), "1".into()), ("b c".into(), "&".into())]);
-        assert_eq!(format_tags(&parse_tags("b%20c=%26&x=y/z").unwrap()), "b%20c=%26&x=y/z");
-        assert_eq!(parse_tags("a=1&a=2").unwrap_err().kind(), Kind::Invalid);
-        assert_eq!(parse_tags("=1").unwrap_err().kind(), Kind::Invalid);
+        let parse = |text: &str| parse_tags(text, &XOS.tags);
+        assert_eq!(parse("a=1&b%20c=%26").unwrap(), [("a".into(), "1".into()), ("b c".into(), "&".into())]);
+        assert_eq!(format_tags(&parse("b%20c=%26&x=y/z").unwrap()), "b%20c=%26&x=y/z");
+        assert_eq!(parse("a=1&a=2").unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(parse("A=1&a=2").unwrap().len(), 2);
+        assert_eq!(parse("=1").unwrap_err().kind(), Kind::Invalid);
         let eleven: Vec<String> = (0..11).map(|i| format!("k{i}=v")).collect();
-        assert_eq!(parse_tags(&eleven.join("&")).unwrap_err().kind(), Kind::Limit);
-        assert_eq!(parse_tags(&format!("{}=v", "k".repeat(129))).unwrap_err().kind(), Kind::Range);
-        assert_eq!(parse_tags(&format!("k={}", "v".repeat(257))).unwrap_err().kind(), Kind::Range);
-        assert!(parse_tags("").unwrap().is_empty());
+        assert_eq!(parse(&eleven.join("&")).unwrap_err().kind(), Kind::Limit);
+        assert_eq!(parse(&format!("{}=v", "k".repeat(129))).unwrap_err().kind(), Kind::Range);
+        assert_eq!(parse(&format!("k={}", "v".repeat(257))).unwrap_err().kind(), Kind::Range);
+        // Bytes, not characters.
+        assert_eq!(parse(&format!("k={}", "é".repeat(129))).unwrap_err().kind(), Kind::Range);
+        assert!(parse("").unwrap().is_empty());
     }
 
     #[test]
-    fn grants_are_one_a_line() {
-        let text = "FULL_CONTROL id=owner\nREAD AllUsers\nREAD uri=http://x/y\n";
-        let acl = Acl { owner_id: "owner".into(), grants: parse_grants(text).unwrap(), ..Acl::default() };
-        assert_eq!(format_grants(&acl), text);
-        for bad in ["READ", "EAT AllUsers", "READ nobody", "READ id="] {
-            assert_eq!(parse_grants(bad).unwrap_err().kind(), Kind::Invalid, "{bad}");
+    fn tags_are_those_the_dialect_takes() {
+        let obs = |text: &str| parse_tags(text, &OBS.tags);
+        assert!(obs(&format!("{}={}", "k".repeat(36), "v".repeat(43))).is_ok());
+        assert_eq!(obs(&format!("{}=v", "k".repeat(37))).unwrap_err().kind(), Kind::Range);
+        assert_eq!(obs(&format!("k={}", "v".repeat(44))).unwrap_err().kind(), Kind::Range);
+        assert_eq!(obs("a/b=c").unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(parse_tags("aws:x=1", &AWS.tags).unwrap_err().kind(), Kind::Invalid);
+    }
+
+    #[test]
+    fn a_restore_names_days_and_perhaps_a_tier() {
+        let edit = |text: &str, store| match restore(text, store)? {
+            Edit::Restore(days, tier) => Ok((days, tier)),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(edit("3", &OBS).unwrap(), (3, None));
+        assert_eq!(edit("30, expedited", &OBS).unwrap(), (30, Some("Expedited".into())));
+        for (bad, store) in [("0", &OBS), ("31", &OBS), ("", &AWS), ("x", &AWS), ("3,Bulk", &OBS), ("3,", &AWS)] {
+            let e: Error = edit(bad, store).unwrap_err();
+            assert_eq!(e.kind(), Kind::Invalid, "{bad}");
         }
+        assert_eq!(edit("3", &H3C).unwrap_err().kind(), Kind::Unsupported);
     }
 
     #[test]

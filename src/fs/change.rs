@@ -47,6 +47,7 @@ impl Fs {
             State::new(attr, Facts::default(), true)
         })?;
         self.marker_sent(&inode);
+        inode.state.lock().plain_marker = true;
         self.name_added(parent, name);
         // It is empty: names in it need no request for a while.
         self.listings.put(inode.ino, asked, Vec::new());

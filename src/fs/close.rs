@@ -67,7 +67,11 @@ impl Fs {
             state.learn(Known::of_object(&carried));
             state.attr.size = committed.object.size;
             state.stored = true;
-            state.attr_pending = committed.headers_pending;
+            (state.attr_pending, state.attr_changed) = (committed.headers_pending, committed.headers_pending);
+            if !committed.headers_pending {
+                // The writer has carried them since it was made, or since they came.
+                state.edits.clear();
+            }
             state.wrote = writer.is_dirty();
             let now = Instant::now();
             state.confirmed = Some(now);

@@ -11,9 +11,11 @@ use futures_util::stream::{self, StreamExt};
 use tracing::error;
 
 use super::Fs;
-use super::attr::{Attr, Facts, FileKind};
+use super::attr::{self, Attr, Facts, FileKind};
+use super::attribute::Edit;
 use super::inode::Inode;
 use super::kept::{KeptAcl, Known};
+use crate::config::provider::TagLimits;
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
 use crate::read::Object;
@@ -40,6 +42,14 @@ pub(super) enum Copying {
     Keep { class: Option<String> },
     /// Given. Tags and ACL of it are not looked at: those are the source's in any case.
     Replace(Box<NewObject>),
+}
+
+/// Changes of headers and metadata, one after the other.
+pub(super) fn apply_edits(edits: &[Edit], object: &mut NewObject, limits: &TagLimits) {
+    for edit in edits {
+        // Cannot fail: only tags have limits, and those are not delayed.
+        let _ = edit.apply(object, limits);
+    }
 }
 
 impl Fs {
@@ -158,6 +168,10 @@ impl Fs {
         };
         let mut object = self.headers_carried(&meta);
         edit(&mut object);
+        if self.settings.store_attrs {
+            // The copy is a new object to the store, but nobody has changed the content.
+            attr::keep_mtime(&mut object.headers.metadata, &meta);
+        }
         let from = self.stored_object(inode, key.clone())?;
         let known = inode.state.lock().known(self.settings.metadata_ttl);
         let (stored, known) = self.copy_object(&from, &key, Copying::Replace(Box::new(object.clone())), known).await?;
@@ -217,34 +231,98 @@ impl Fs {
             return Ok(());
         }
         let result = if attr.kind == FileKind::Dir {
-            self.put_marker(inode).await
+            let put = self.put_marker(inode).await;
+            inode.state.lock().attr_pending = false;
+            put
         } else {
-            let attr = attr.clone();
-            self.self_copy(inode, &move |o| attr.store(&mut o.headers.metadata)).await
+            self.copy_pending(inode, None).await
         };
-        {
+        if result.is_err() {
+            // What this mount shows is not what is stored.
             let mut state = inode.state.lock();
-            if result.is_ok() {
-                // Another change may have come while the copy was under way.
-                state.attr_pending = state.attr.perm != attr.perm
-                    || state.attr.uid != attr.uid
-                    || state.attr.gid != attr.gid
-                    || state.attr.mtime != attr.mtime;
-            } else {
-                state.attr_pending = false;
-            }
+            (state.attr_pending, state.attr_changed) = (false, false);
+            state.edits.clear();
+            state.confirmed = None;
         }
         self.inodes.settle(inode.ino);
         result
     }
 
-    /// Writes a directory's marker object with its attributes.
+    /// One self-copy of a file with everything that waits for one, and with `extra`. The caller holds
+    /// `Inode::changing`.
+    pub(super) async fn copy_pending(self: &Arc<Self>, inode: &Arc<Inode>, extra: Option<&Edit>) -> Result<()> {
+        let (attr, changed, edits) = {
+            let state = inode.state.lock();
+            (state.attr.clone(), state.attr_changed, state.edits.clone())
+        };
+        let store = changed && self.settings.store_attrs;
+        let limits = &self.settings.provider.tags;
+        let edit = |o: &mut NewObject| {
+            if store {
+                attr.store(&mut o.headers.metadata);
+            }
+            apply_edits(&edits, o, limits);
+            apply_edits(extra.map_or(&[], std::slice::from_ref), o, limits);
+        };
+        self.self_copy(inode, &edit).await?;
+        let mut state = inode.state.lock();
+        // More may have come while the copy was under way. A commit in between took them all.
+        let done = edits.len().min(state.edits.len());
+        state.edits.drain(..done);
+        let differs = state.attr.perm != attr.perm
+            || state.attr.uid != attr.uid
+            || state.attr.gid != attr.gid
+            || state.attr.mtime != attr.mtime;
+        state.attr_changed &= differs;
+        state.attr_pending = state.attr_changed || !state.edits.is_empty();
+        Ok(())
+    }
+
+    /// Copies a directory's marker onto itself with `edit`; false when there is none.
+    pub(super) async fn copy_marker(
+        &self,
+        inode: &Inode,
+        edit: &(dyn Fn(&mut NewObject) + Send + Sync),
+    ) -> Result<bool> {
+        let odd = inode.state.lock().odd_marker.clone();
+        let Some(marker) = odd.or(self.inodes.prefix(inode.ino)?.marker()) else { return Ok(false) };
+        let meta = match self.s3.head(&marker, None).await {
+            Ok(meta) => meta,
+            Err(e) if e.kind() == Kind::NotFound => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        let mut object = self.headers_carried(&meta);
+        edit(&mut object);
+        let from = Object::of(&marker, &meta);
+        self.copy_object(&from, &marker, Copying::Replace(Box::new(object.clone())), Known::default()).await?;
+        self.marker_sent(inode);
+        let mut state = inode.state.lock();
+        state.plain_marker = false;
+        state.facts.meta = Some(Arc::new(ObjectMeta { headers: object.headers, ..meta }));
+        Ok(true)
+    }
+
+    /// Writes a directory's marker object with its attributes. One that somebody else made, or that got more than that,
+    /// keeps what it has.
     pub(super) async fn put_marker(&self, inode: &Inode) -> Result<()> {
         let odd = inode.state.lock().odd_marker.clone();
         let Some(marker) = odd.or(self.inodes.prefix(inode.ino)?.marker()) else { return Ok(()) };
-        let attr = inode.state.lock().attr.clone();
+        let (attr, kept) = {
+            let state = inode.state.lock();
+            (state.attr.clone(), state.has_marker && !state.plain_marker)
+        };
+        let store = self.settings.store_attrs;
+        let edit = |o: &mut NewObject| {
+            if store {
+                attr.store(&mut o.headers.metadata);
+            }
+        };
+        if kept && self.copy_marker(inode, &edit).await? {
+            return Ok(());
+        }
         self.send_marker(&marker, &attr).await?;
         self.marker_sent(inode);
+        inode.state.lock().plain_marker = true;
         Ok(())
     }
 

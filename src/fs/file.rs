@@ -13,6 +13,7 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 
 use super::attr::{Attr, Facts, FileKind};
+use super::copy::apply_edits;
 use super::handle::{Fh, FileHandle};
 use super::inode::{Ino, Inode, State};
 use super::kept::Known;
@@ -304,6 +305,7 @@ impl Fs {
             if state.writer.is_some() {
                 continue;
             }
+            apply_edits(&state.edits, &mut object, &self.settings.provider.tags);
             state.keeps_unasked = known.tags.is_none() || known.acl.is_none();
             state.learn(known.clone());
             object.tags = known.tags.unwrap_or_default();

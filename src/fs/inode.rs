@@ -48,8 +48,12 @@ pub struct State {
     pub pages: Option<ETag>,
     /// The store has an object or marker for it: false for a file not yet committed and for an implicit directory.
     pub stored: bool,
-    /// Attributes were changed here and wait for their self-copy.
+    /// Something was changed here and waits for its self-copy: `attr_changed`, `edits` or both.
     pub attr_pending: bool,
+    /// Mode, owner or times.
+    pub attr_changed: bool,
+    /// Headers and metadata.
+    pub(super) edits: Vec<super::attribute::Edit>,
     /// Target of a symbolic link, once read.
     pub target: Option<Arc<str>>,
     /// Directory: key of the marker object, when it is not `prefix/`.
@@ -58,6 +62,8 @@ pub struct State {
     pub has_marker: bool,
     /// Directory: what its marker says of mode, owner and times is known, or that there is none.
     pub marker_told: bool,
+    /// Directory: this mount stored the marker, and nothing but mode, owner and times is in it.
+    pub plain_marker: bool,
     /// Directory: this mount added or removed a name, which no marker tells of.
     pub touched: bool,
     /// Bytes were written since the last commit, not only a file made or emptied.
@@ -81,10 +87,13 @@ impl State {
             pages: None,
             stored,
             attr_pending: false,
+            attr_changed: false,
+            edits: Vec::new(),
             target: None,
             odd_marker: None,
             has_marker: false,
             marker_told: false,
+            plain_marker: false,
             touched: false,
             wrote: false,
             learnt: None,

@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use super::Fs;
+use super::grants::under_owner;
 use super::inode::{Inode, State};
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
-use crate::s3::{Acl, AclChange, ETag, Grant, Grantee, NewObject, ObjectMeta, canned_name};
+use crate::s3::{Acl, AclChange, ETag, NewObject, ObjectMeta, canned_name};
 use crate::write::Writer;
 
 pub type Tags = Vec<(String, String)>;
@@ -235,17 +236,6 @@ impl Fs {
     }
 }
 
-/// The grants of `acl` on an object whose list is `now`: the owner keeps full control.
-pub(super) fn under_owner(acl: &Acl, now: Acl) -> Acl {
-    let is_owner = |g: &Grant| matches!(&g.grantee, Grantee::User { id, .. } if *id == now.owner_id);
-    let mut grants = acl.grants.clone();
-    if !grants.iter().any(is_owner) {
-        let grantee = Grantee::User { id: now.owner_id.clone(), name: now.owner_name.clone() };
-        grants.insert(0, Grant { grantee, permission: "FULL_CONTROL".into(), delivered: None });
-    }
-    Acl { grants, delivered: acl.delivered.or(now.delivered), ..now }
-}
-
 /// Changes what the next commit carries, dirty or not.
 pub(super) fn edit_writer(writer: &Writer, f: &mut dyn FnMut(&mut NewObject)) {
     if !writer.edit_object(f) {
@@ -256,6 +246,7 @@ pub(super) fn edit_writer(writer: &Writer, f: &mut dyn FnMut(&mut NewObject)) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::s3::{Grant, Grantee};
 
     fn user(id: &str, permission: &str) -> Grant {
         Grant { grantee: Grantee::User { id: id.into(), name: None }, permission: permission.into(), delivered: None }

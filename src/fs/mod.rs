@@ -14,6 +14,7 @@ mod copy;
 mod copy_range;
 mod drain;
 pub mod file;
+mod grants;
 mod graves;
 mod habit;
 mod handle;
@@ -70,6 +71,8 @@ pub struct Settings {
     pub store_attrs: bool,
     /// Changes of attributes after the commit wait this long for others, then cost one self-copy.
     pub attr_delay: Duration,
+    /// listxattr(2) names the attributes of the store, too (`xattr_list=all`), at the price of requests.
+    pub list_all_xattrs: bool,
     /// What new objects carry: class, ACL, tags, encryption, content type.
     pub new_object: NewObject,
     /// Keys that need an escape are left out of listings.
@@ -126,6 +129,7 @@ pub struct Fs {
     hidden_logged: Mutex<Option<Instant>>,
     acl_unsupported: AtomicBool,
     tags_unsupported: AtomicBool,
+    restore_unsupported: AtomicBool,
     stopping: AtomicBool,
     mounted: SystemTime,
 }
@@ -148,8 +152,9 @@ impl Fs {
             seen_folder_suffix: AtomicBool::new(false),
             hidden: AtomicU64::new(0),
             hidden_logged: Mutex::new(None),
-            acl_unsupported: AtomicBool::new(false),
-            tags_unsupported: AtomicBool::new(false),
+            acl_unsupported: AtomicBool::new(!settings.provider.acl.supported),
+            tags_unsupported: AtomicBool::new(!settings.provider.tags.supported),
+            restore_unsupported: AtomicBool::new(settings.provider.restore.is_none()),
             stopping: AtomicBool::new(false),
             mounted,
             s3,

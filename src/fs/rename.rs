@@ -21,8 +21,8 @@ use futures_util::stream::{self, StreamExt};
 use tracing::warn;
 
 use super::Fs;
-use super::attr::{Facts, FileKind};
-use super::copy::Copying;
+use super::attr::{self, Facts, FileKind};
+use super::copy::{Copying, apply_edits};
 use super::inode::{Ino, Inode};
 use super::kept::Known;
 use crate::error::{Error, Kind, Result};
@@ -115,9 +115,11 @@ impl Fs {
             let state = source.state.lock();
             (state.attr.clone(), state.attr_pending, state.facts.storage_class.clone())
         };
-        // Encryption under a key of its own is no more kept by a copy than the class is; where nobody has looked at the
-        // file, the bucket's default holds.
-        let meta = self.known_meta(source).filter(|m| pending || m.sse_kms_key.is_some());
+        // A copy drops encryption under a key of its own as it does the class, and gives the object a new time. Where
+        // nobody has looked at the file that is not known: the bucket's default and the store's time hold then.
+        let meta = self.known_meta(source).filter(|m| {
+            pending || m.sse_kms_key.is_some() || self.settings.store_attrs && !attr::has_mtime(&m.headers.metadata)
+        });
         let replace = match (meta, pending) {
             (None, false) => None,
             (meta, _) => {
@@ -126,13 +128,18 @@ impl Fs {
                     None => self.refresh(source).await?,
                 };
                 let mut object = self.headers_carried(&meta);
-                if pending {
-                    attr.store(&mut object.headers.metadata);
+                let state = source.state.lock();
+                if self.settings.store_attrs {
+                    if state.attr_changed {
+                        attr.store(&mut object.headers.metadata);
+                    }
+                    attr::keep_mtime(&mut object.headers.metadata, &meta);
                 }
+                apply_edits(&state.edits, &mut object, &self.settings.provider.tags);
                 Some(object)
             }
         };
-        let carried = replace.clone().filter(|_| pending);
+        let carried = replace.clone();
         let object = match self.stored_object(source, old.clone()) {
             Ok(object) => object,
             Err(_) => {
@@ -163,7 +170,10 @@ impl Fs {
                 meta.headers = object.headers;
                 meta.tag_count = None;
                 state.facts = Facts::of_meta(&meta);
-                state.attr_pending = false;
+            }
+            if pending {
+                (state.attr_pending, state.attr_changed) = (false, false);
+                state.edits.clear();
             }
         }
         self.now_at(source, new, &stored, known);

@@ -72,6 +72,7 @@ impl Fs {
             let pending = differs && stores && self.settings.store_attrs && !carried && ino != super::ROOT;
             let schedule = pending && !state.attr_pending;
             state.attr_pending |= pending;
+            state.attr_changed |= pending;
             schedule
         };
         if schedule {
@@ -81,7 +82,7 @@ impl Fs {
     }
 
     /// The metadata the change is applied to has to be known: a chmod must not reset an mtime nobody looked at.
-    async fn learn_attr(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
+    pub(super) async fn learn_attr(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
         let told = {
             let state = inode.state.lock();
             state.attr.kind == FileKind::Dir || state.facts.meta.is_some() || !state.stored || state.writer.is_some()

@@ -12,13 +12,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Fs;
 use super::attr::{FileKind, is_posix_name};
-use super::attribute::{
-    Attribute, Edit, canned, edit_tag, format_grants, format_tags, get_from_meta, get_uncommitted, invalid,
-};
+use super::attribute::{Attribute, Edit, edit_tag, format_tags, get_from_meta, get_uncommitted, invalid};
+use super::copy::apply_edits;
+use super::grants;
 use super::inode::{Ino, Inode, ROOT};
+use super::kept::{KeptAcl, Known, Tags, edit_writer};
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
-use crate::s3::{Acl, AclChange, NewObject, ObjectMeta, canned_name};
+use crate::s3::{Acl, AclChange, Headers, NewObject, ObjectMeta, canned_name};
 
 impl Fs {
     /// Names outside `user.`: no object has them, and the kernel asks for them all day.
@@ -60,6 +61,17 @@ impl Fs {
         state.writer.as_ref().filter(|w| w.is_dirty()).map(|w| w.object())
     }
 
+    /// Headers and metadata with the changes that wait for their self-copy; `None` when none do.
+    fn edited(&self, inode: &Inode, meta: &ObjectMeta) -> Option<NewObject> {
+        let state = inode.state.lock();
+        if state.edits.is_empty() {
+            return None;
+        }
+        let mut object = self.headers_carried(meta);
+        apply_edits(&state.edits, &mut object, &self.settings.provider.tags);
+        Some(object)
+    }
+
     async fn meta_of(self: &Arc<Self>, inode: &Arc<Inode>, key: &Key) -> Result<Arc<ObjectMeta>> {
         if let Some(meta) = self.known_meta(inode) {
             return Ok(meta);
@@ -82,24 +94,62 @@ impl Fs {
         })
     }
 
-    async fn ask_acl(&self, key: &Key) -> Result<Acl> {
-        self.if_supported(&self.acl_unsupported, self.s3.object_acl(key, None)).await
+    async fn ask_acl(&self, inode: &Inode, key: &Key) -> Result<Acl> {
+        let acl = self.if_supported(&self.acl_unsupported, self.s3.object_acl(key, None)).await?;
+        inode.state.lock().learn(Known { tags: None, acl: Some(KeptAcl::of(acl.clone())) });
+        Ok(acl)
     }
 
-    async fn set_acl(&self, key: &Key, change: &AclChange) -> Result<()> {
-        self.if_supported(&self.acl_unsupported, self.s3.set_object_acl(key, None, change)).await
+    async fn set_acl(&self, inode: &Inode, key: &Key, change: AclChange) -> Result<()> {
+        self.if_supported(&self.acl_unsupported, self.s3.set_object_acl(key, None, &change)).await?;
+        let acl = match change {
+            AclChange::Canned(name) if name == "private" => KeptAcl::Private,
+            AclChange::Canned(name) => KeptAcl::Canned(name),
+            AclChange::Full(acl) => KeptAcl::of(acl),
+        };
+        let writer = {
+            let mut state = inode.state.lock();
+            state.learn(Known { tags: None, acl: Some(acl.clone()) });
+            state.writer.clone()
+        };
+        // Somebody has the file open for writing: the next commit has to carry it.
+        if let Some(w) = writer {
+            edit_writer(&w, &mut |object| acl.put_into(object));
+        }
+        Ok(())
     }
 
-    async fn ask_tags(&self, key: &Key) -> Result<Vec<(String, String)>> {
-        self.if_supported(&self.tags_unsupported, self.s3.tags(key, None)).await
+    async fn ask_tags(&self, inode: &Inode, key: &Key) -> Result<Tags> {
+        let tags = self.if_supported(&self.tags_unsupported, self.s3.tags(key, None)).await?;
+        inode.state.lock().learn(Known { tags: Some(tags.clone()), acl: None });
+        Ok(tags)
     }
 
     /// None are removed: an empty set is not one that every store takes.
-    async fn put_tags(&self, key: &Key, tags: &[(String, String)]) -> Result<()> {
+    async fn put_tags(&self, inode: &Inode, key: &Key, tags: &Tags) -> Result<()> {
         if tags.is_empty() {
-            return self.if_supported(&self.tags_unsupported, self.s3.delete_tags(key, None)).await;
+            self.if_supported(&self.tags_unsupported, self.s3.delete_tags(key, None)).await?;
+        } else {
+            self.if_supported(&self.tags_unsupported, self.s3.set_tags(key, None, tags)).await?;
         }
-        self.if_supported(&self.tags_unsupported, self.s3.set_tags(key, None, tags)).await
+        let writer = {
+            let mut state = inode.state.lock();
+            state.learn(Known { tags: Some(tags.clone()), acl: None });
+            state.writer.clone()
+        };
+        if let Some(w) = writer {
+            edit_writer(&w, &mut |object| object.tags = tags.clone());
+        }
+        Ok(())
+    }
+
+    /// Before tags or ACL of a file with unstored content are read or changed: what it keeps of the stored one.
+    async fn keep_of_dirty(&self, inode: &Arc<Inode>) -> Result<()> {
+        let writer = inode.state.lock().writer.clone();
+        match writer.filter(|w| w.is_dirty()) {
+            Some(w) => self.keep_tags_and_acl(inode, &w).await,
+            None => Ok(()),
+        }
     }
 
     /// Requests: one for tags, ACL, owner; one HEAD for the rest unless it is known; none for `uri`.
@@ -131,51 +181,82 @@ impl Fs {
             };
             return Ok(format!("s3://{}/{key}", self.s3.bucket()).into_bytes());
         }
+        if attribute.is_of_tags_or_acl() {
+            self.keep_of_dirty(&inode).await?;
+        }
         if let Some(object) = self.uncommitted(&inode) {
             return get_uncommitted(&attribute, &object).ok_or_else(none);
         }
         let key = self.attribute_key(&inode).await?;
         let value = match &attribute {
             Attribute::Acl => {
-                let acl = self.ask_acl(&key).await?;
+                let acl = self.ask_acl(&inode, &key).await?;
                 canned_name(&acl).unwrap_or("custom").to_owned()
             }
-            Attribute::Grants => format_grants(&self.ask_acl(&key).await?),
+            Attribute::Grants => grants::format_lines(&self.ask_acl(&inode, &key).await?),
+            Attribute::AclJson => grants::format_json(&self.ask_acl(&inode, &key).await?),
             Attribute::Owner => {
-                let acl = self.ask_acl(&key).await?;
+                let acl = self.ask_acl(&inode, &key).await?;
                 match acl.owner_name.filter(|n| !n.is_empty()) {
                     Some(display) => format!("{} {display}", acl.owner_id),
                     None => acl.owner_id,
                 }
             }
-            Attribute::Tags => match self.ask_tags(&key).await? {
+            Attribute::Tags => match self.ask_tags(&inode, &key).await? {
                 tags if tags.is_empty() => return Err(none()),
                 tags => format_tags(&tags),
             },
             Attribute::Tag(tag) => {
-                let tags = self.ask_tags(&key).await?;
+                let tags = self.ask_tags(&inode, &key).await?;
                 tags.into_iter().find(|(k, _)| k == tag).map(|(_, v)| v).ok_or_else(none)?
             }
             _ => {
                 let meta = self.meta_of(&inode, &key).await?;
-                get_from_meta(&attribute, &meta).ok_or_else(none)?
+                match (&attribute, self.edited(&inode, &meta)) {
+                    (Attribute::Header(_) | Attribute::Metadata(_), Some(object)) => {
+                        return get_uncommitted(&attribute, &object).ok_or_else(none);
+                    }
+                    _ => get_from_meta(&attribute, &meta).ok_or_else(none)?,
+                }
             }
         };
         Ok(value.into_bytes())
     }
 
-    /// User metadata that is known without a request.
-    pub fn listxattr(&self, ino: Ino) -> Result<Vec<String>> {
-        let inode = self.inodes.get(ino)?;
-        if inode.kind() == FileKind::Dir {
-            return Ok(Vec::new());
+    /// User metadata that is known without a request. With `xattr_list=all` that is not enough: `None`, ask
+    /// [`Fs::listxattr`].
+    pub fn listxattr_now(&self, ino: Ino) -> Option<Result<Vec<String>>> {
+        if self.settings.list_all_xattrs {
+            return None;
         }
-        let headers = match self.uncommitted(&inode) {
-            Some(object) => Some(object.headers),
-            None => inode.state.lock().facts.meta.as_ref().map(|m| m.headers.clone()),
-        };
-        let names = headers.map(|h| h.metadata.into_keys().filter(|n| !is_posix_name(n)).collect::<Vec<_>>());
-        Ok(names.unwrap_or_default().into_iter().map(|n| format!("user.{n}")).collect())
+        Some(self.inodes.get(ino).map(|inode| {
+            let names = self.known_headers(&inode).map(|h| h.metadata.into_keys().filter(|n| !is_posix_name(n)));
+            names.map_or(Vec::new(), |names| names.map(|n| format!("user.{n}")).collect())
+        }))
+    }
+
+    fn known_headers(&self, inode: &Inode) -> Option<Headers> {
+        if let Some(object) = self.uncommitted(inode) {
+            return Some(object.headers);
+        }
+        let meta = inode.state.lock().facts.meta.clone()?;
+        Some(self.edited(inode, &meta).map_or_else(|| meta.headers.clone(), |object| object.headers))
+    }
+
+    /// Every attribute that has a value. Requests: HEAD, tags and ACL as far as they are not known.
+    pub async fn listxattr(self: &Arc<Self>, ino: Ino) -> Result<Vec<String>> {
+        let inode = self.inodes.get(ino)?;
+        let mut names = Vec::new();
+        for group in Attribute::GROUPS {
+            match self.getxattr(ino, &format!("user.s3.{}", group[0])).await {
+                Ok(_) => names.extend(group.iter().map(|name| format!("user.s3.{name}"))),
+                Err(e) if matches!(e.kind(), Kind::NoAttribute | Kind::Unsupported | Kind::Denied) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let metadata = self.known_headers(&inode).map(|h| h.metadata.into_keys().filter(|n| !is_posix_name(n)));
+        names.extend(metadata.into_iter().flatten().map(|n| format!("user.{n}")));
+        Ok(names)
     }
 
     /// `create`, `replace`: XATTR_CREATE, XATTR_REPLACE.
@@ -232,19 +313,27 @@ impl Fs {
         let inode = self.inodes.get(ino)?;
         if ino == ROOT {
             return match (&attribute, value) {
-                (Attribute::BucketAcl, Some(v)) => self.s3.set_bucket_acl(&AclChange::Canned(canned(v)?)).await,
+                (Attribute::BucketAcl, Some(v)) => {
+                    self.s3
+                        .set_bucket_acl(&AclChange::Canned(grants::canned(v, &self.settings.provider.acl, true)?))
+                        .await
+                }
                 (Attribute::BucketAcl, None) => self.s3.set_bucket_acl(&AclChange::Canned("private".into())).await,
                 (Attribute::BucketLocation, _) => Err(Kind::NotPermitted.into()),
                 _ => Err(Error::new(Kind::Unsupported, "set on the root of a mount").with_key(name)),
             };
         }
         // Checked before anything is sent.
-        let edit = Edit::of(&attribute, name, value)?;
+        let edit = Edit::of(&attribute, name, value, self.settings.provider)?;
+        let limits = &self.settings.provider.tags;
         let _changing = inode.changing.lock().await;
+        if edit.is_of_tags_or_acl() {
+            self.keep_of_dirty(&inode).await?;
+        }
         let writer = inode.state.lock().writer.clone();
         if let Some(w) = writer {
             let mut result = Ok(());
-            if w.edit_object(&mut |object| result = edit.apply_uncommitted(object)) {
+            if w.edit_object(&mut |object| result = edit.apply(object, limits)) {
                 return result;
             }
         }
@@ -253,38 +342,66 @@ impl Fs {
             _ => e,
         })?;
         match &edit {
-            Edit::Acl(canned) => self.set_acl(&key, &AclChange::Canned(canned.clone())).await,
-            Edit::Grants(grants) => {
-                // The owner element must be the real one (dialects §8).
-                let mut acl = self.ask_acl(&key).await?;
-                acl.grants = grants.clone();
-                self.set_acl(&key, &AclChange::Full(acl)).await
+            Edit::Acl(canned) => self.set_acl(&inode, &key, AclChange::Canned(canned.clone())).await,
+            Edit::Grants(wanted) => {
+                // The owner element must be the real one.
+                let now = self.ask_acl(&inode, &key).await?;
+                self.set_acl(&inode, &key, AclChange::Full(wanted.onto(now)?)).await
             }
-            Edit::Tags(tags) => self.put_tags(&key, tags).await.inspect(|()| self.tags_changed(&inode)),
+            Edit::Tags(tags) => self.put_tags(&inode, &key, tags).await,
+            // XOS-TAG-05: a set is only ever replaced as a whole.
             Edit::Tag(tag, value) => {
-                let mut tags = self.ask_tags(&key).await?;
-                edit_tag(&mut tags, tag, value.as_deref())?;
-                self.put_tags(&key, &tags).await.inspect(|()| self.tags_changed(&inode))
+                let mut tags = self.ask_tags(&inode, &key).await?;
+                edit_tag(&mut tags, tag, value.as_deref(), limits)?;
+                self.put_tags(&inode, &key, &tags).await
             }
-            Edit::Class(_) | Edit::Header(..) | Edit::Metadata(..) => {
-                if inode.kind() == FileKind::Dir {
-                    return Err(Error::new(Kind::Unsupported, "set on a directory").with_key(name));
-                }
-                let edit = edit.clone();
-                let apply = move |object: &mut NewObject| {
-                    // Cannot fail: only tags have limits to check here.
-                    let _ = edit.apply_uncommitted(object);
-                };
-                self.self_copy(&inode, &apply).await
+            Edit::Restore(days, tier) => {
+                let request = self.s3.restore_object(&key, None, *days, tier.as_deref());
+                self.if_supported(&self.restore_unsupported, request).await?;
+                // HEAD tells how far it is.
+                inode.state.lock().facts.meta = None;
+                Ok(())
             }
+            Edit::Class(_) | Edit::Header(..) | Edit::Metadata(..) if inode.kind() == FileKind::Dir => {
+                let apply = |object: &mut NewObject| apply_edits(std::slice::from_ref(&edit), object, limits);
+                if self.copy_marker(&inode, &apply).await? { Ok(()) } else { Err(Kind::Unsupported.into()) }
+            }
+            // What is wrong with a class only the store knows, so it is asked at once.
+            Edit::Class(_) => self.copy_pending(&inode, Some(&edit)).await,
+            Edit::Header(..) | Edit::Metadata(..) => self.delay_edit(&inode, edit).await,
         }
     }
 
-    /// Tags are carried by rewrites and renames: the count that was known is not right any more.
-    fn tags_changed(&self, inode: &Inode) {
-        let mut state = inode.state.lock();
-        if let Some(meta) = state.facts.meta.take() {
-            state.facts.meta = Some(Arc::new(ObjectMeta { tag_count: None, ..(*meta).clone() }));
+    /// Adds a change of headers or metadata to the self-copy that waits for others. The caller holds
+    /// `Inode::changing`.
+    async fn delay_edit(self: &Arc<Self>, inode: &Arc<Inode>, edit: Edit) -> Result<()> {
+        let key = self.inodes.key(inode.ino)?;
+        let meta = self.meta_of(inode, &key).await?;
+        let mut object = self.headers_carried(&meta);
+        let limits = &self.settings.provider.tags;
+        {
+            let state = inode.state.lock();
+            apply_edits(&state.edits, &mut object, limits);
         }
+        edit.apply(&mut object, limits)?;
+        let size: usize = object.headers.metadata.iter().map(|(k, v)| k.len() + v.len()).sum();
+        if size > self.settings.provider.limits.metadata as usize {
+            // Most likely refused: whoever asked has to hear it.
+            return self.copy_pending(inode, Some(&edit)).await;
+        }
+        let (schedule, writer) = {
+            let mut state = inode.state.lock();
+            state.edits.push(edit.clone());
+            state.attr.ctime = std::time::SystemTime::now();
+            (!std::mem::replace(&mut state.attr_pending, true), state.writer.clone())
+        };
+        if let Some(w) = writer {
+            // Should it be written to before the copy is made, the commit carries it.
+            edit_writer(&w, &mut |object| apply_edits(std::slice::from_ref(&edit), object, limits));
+        }
+        if schedule {
+            self.schedule_attr(inode);
+        }
+        Ok(())
     }
 }

@@ -51,18 +51,19 @@ impl Adapter {
     }
 
     pub(super) fn list_attributes(&self, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        match self.inline("listxattr", || Some(self.fs.listxattr(Ino(ino.0)))) {
-            Some(Ok(names)) => {
-                let mut list = Vec::new();
-                for name in names {
-                    list.extend_from_slice(name.as_bytes());
-                    list.push(0);
-                }
-                reply_sized(reply, size, &list);
-            }
-            Some(Err(e)) => reply.error(errno(&e)),
-            None => reply.error(Errno::EIO),
+        let ino = Ino(ino.0);
+        let send = move |reply: ReplyXattr, names: Vec<String>| {
+            let list: Vec<u8> = names.iter().flat_map(|name| name.bytes().chain([0])).collect();
+            reply_sized(reply, size, &list);
+        };
+        match self.inline("listxattr", || self.fs.listxattr_now(ino)) {
+            Some(Ok(names)) => return send(reply, names),
+            Some(Err(e)) => return reply.error(errno(&e)),
+            None => {}
         }
+        let fs = self.fs.clone();
+        let work = async move { fs.listxattr(ino).await };
+        self.spawn("listxattr", self.limit(), reply, work, move |_, reply, names| send(reply, names));
     }
 
     pub(super) fn remove_attribute(&self, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {

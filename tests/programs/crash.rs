@@ -125,11 +125,10 @@ fn git_survives_a_killed_daemon() {
     let mount = TestMount::new(&server);
     mount.sh("git init -q -b main work; cd work; echo 0 >f; git add f; git commit -qm 0");
     mount.umount();
-    let mut told: u64 = 1;
     for round in 0..ROUNDS {
         let mut mount = TestMount::new(&server);
         let worker = Worker::start(&mount, "bash", &format!("set -e; {script}"));
-        told = worker.until(3, Duration::from_millis(40 * round)).parse().unwrap();
+        let mut told: u64 = worker.until(3, Duration::from_millis(40 * round)).parse().unwrap();
         mount.kill_daemon();
         told = worker.end().map_or(told, |l| l.parse().unwrap());
         drop(mount);
