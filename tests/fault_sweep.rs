@@ -696,7 +696,7 @@ mod over_the_library {
         same_view(&Stage { drive: &fresh, dir: String::new(), sizes: LIBRARY }, clean, &now)
     }
 
-    // R7 R10 R11 R44 R75 R78
+    // R7 R10 R11 R44 R75 R78 R121 R122
     #[test]
     fn each_request_fails_and_nothing_is_lost() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

@@ -225,7 +225,7 @@ fn regression_rename_to_a_name_whose_delete_waits() {
 
 /// A descriptor that a child process inherited is closed at any moment, and its close stores the file: not behind the
 /// back of a rename that is under way.
-// R10 R42
+// R10 R42 R123
 #[test]
 fn regression_a_file_is_stored_while_it_is_renamed_or_replaced() {
     use drive::Drive;
