@@ -10,9 +10,11 @@
 pub mod connect;
 pub mod control;
 pub mod heap;
+pub mod leftover;
 pub mod log;
 pub mod metrics;
 pub mod report;
+pub mod role;
 pub mod state;
 pub mod status;
 pub mod volume;

@@ -120,6 +120,7 @@ impl Kind {
                 | Kind::CrossDevice
                 | Kind::Loop
                 | Kind::NoSuchRange
+                | Kind::NameTooLong
         )
     }
 }

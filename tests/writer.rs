@@ -486,10 +486,10 @@ async fn a_new_file_is_renamed_without_a_request() {
     let t = world(64 << 20, small()).await;
     let w = t.create("a.tmp");
     w.write(0, Bytes::from_static(b"x")).await.unwrap();
-    w.rekey(key("a")).unwrap();
+    w.rekey(key("a")).await.unwrap();
     w.commit().await.unwrap().unwrap();
     assert_eq!((t.stored("a").unwrap(), t.stored("a.tmp")), (Bytes::from_static(b"x"), None));
-    assert_eq!(w.rekey(key("b")).unwrap_err().kind(), Kind::Busy);
+    assert_eq!(w.rekey(key("b")).await.unwrap_err().kind(), Kind::Busy);
     assert_eq!(t.server.log().len(), 1);
 }
 

@@ -11,8 +11,7 @@ use clap::{Args, Command};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::Failure;
-use super::status::print;
+use super::{Failure, print};
 use crate::config::table::{Group, TABLE};
 
 #[derive(Args, Clone, Debug)]
@@ -34,7 +33,7 @@ pub(super) struct ManArgs {
 pub(super) fn completions(args: &CompletionArgs, mut tree: Command) -> Result<(), Failure> {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut tree, "xosfs", &mut text);
-    print(&String::from_utf8_lossy(&text))
+    print::out(&String::from_utf8_lossy(&text))
 }
 
 /// Protects text from roff(7).
@@ -98,7 +97,7 @@ pub(super) fn man(args: &ManArgs, mut tree: Command) -> Result<(), Failure> {
             .ok_or_else(|| Failure::Usage(format!("there is no command `{word}`; `xosfs help` lists them")))?;
         name = format!("{name}-{word}");
     }
-    print(&page(command, &name).map_err(failed)?)
+    print::out(&page(command, &name).map_err(failed)?)
 }
 
 #[cfg(test)]

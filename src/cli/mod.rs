@@ -7,8 +7,10 @@
 mod complete;
 mod cp;
 mod demo;
+mod doctor;
 mod helper;
 mod install;
+mod journal;
 mod launch;
 mod ls;
 mod mount;
@@ -81,6 +83,10 @@ enum Command {
     Flush(status::FlushArgs),
     /// Forget listings and attributes, so that changes made elsewhere show now.
     Refresh(status::RefreshArgs),
+    /// What was closed and is not in the bucket yet: list it, try again, save it elsewhere, give it up.
+    Journal(journal::JournalArgs),
+    /// Check what a mount needs: this machine, keys, endpoint, rights, and what the store supports.
+    Doctor(doctor::DoctorArgs),
     /// Print the completions of a shell.
     Completions(complete::CompletionArgs),
     /// Print the manual page.
@@ -187,6 +193,8 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Flush(args) => status::flush(&args),
         Command::Refresh(args) => status::refresh(&args),
+        Command::Journal(args) => journal::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => complete::completions(&args, Cli::command()),
         Command::Man(args) => complete::man(&args, Cli::command()),
     };

@@ -6,15 +6,14 @@
 //! 2. Without a directory nothing may hide: a record whose daemon is dead, a mount without a record, and files that a
 //!    daemon could not store are all listed.
 
-use std::io::{self, Write as _};
 use std::path::{Component, Path, PathBuf};
 
 use clap::Args;
-use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::Failure;
+use super::{Failure, journal, print};
 use crate::daemon::control::{self, Ask, Reply};
+use crate::daemon::leftover;
 use crate::daemon::state::State;
 use crate::daemon::status::Status;
 use crate::fuse::mountinfo::{self, Entry};
@@ -42,19 +41,6 @@ pub(super) struct FlushArgs {
 pub(super) struct RefreshArgs {
     /// Where it is mounted, or a file or directory in it.
     path: PathBuf,
-}
-
-/// Prints; a reader that has gone away (`| head`) is no failure.
-pub(super) fn print(text: &str) -> Result<(), Failure> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Failed(format!("write to stdout: {e}"))),
-        _ => Ok(()),
-    }
-}
-
-pub(super) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::Failed(format!("write JSON: {e}")))?;
-    print(&format!("{text}\n"))
 }
 
 /// The record of the mount that a path is in, and the rest of the path.
@@ -175,10 +161,10 @@ impl Found {
             out += &format!("  {note}\n");
         }
         for (key, why) in &self.unstored {
-            out += &format!("  not stored  {key}: {why}\n");
+            out += &format!("  not stored  {}: {}\n", print::safe(key), print::safe(why));
         }
         if let Some(status) = &self.status {
-            out += &status.text();
+            out += &status.text().lines().map(|l| format!("{}\n", print::safe(l))).collect::<String>();
         }
         out
     }
@@ -204,17 +190,20 @@ pub(super) fn run(args: &StatusArgs) -> Result<(), Failure> {
         }
         None => all(),
     };
+    let left = if args.dir.is_none() { journal::left(&leftover::state_dir())? } else { Vec::new() };
     if args.json {
         let mounts: Vec<_> = found.iter().map(Found::json).collect();
-        print_json(&json!({ "mounts": mounts }))?;
-    } else if found.is_empty() {
-        print("nothing is mounted\n")?;
+        print::json_whole(&json!({ "mounts": mounts, "left": left }))?;
+    } else if found.is_empty() && left.is_empty() {
+        print::line("nothing is mounted")?;
     } else {
-        print(&found.iter().map(Found::text).collect::<Vec<_>>().join("\n"))?;
+        let parts: Vec<_> = found.iter().map(Found::text).chain(left.iter().map(journal::text_of)).collect();
+        print::out(&parts.join("\n"))?;
     }
-    match found.iter().filter(|f| f.state != "mounted" && f.state != "stopping" && f.state != "unknown").count() {
+    let bad = found.iter().filter(|f| !matches!(f.state, "mounted" | "stopping" | "unknown")).count();
+    match bad + left.iter().filter(|l| !l.pending.is_empty() || !l.damage.is_empty()).count() {
         0 => Ok(()),
-        n => Err(Failure::Failed(format!("{n} of {} mounts need attention", found.len()))),
+        n => Err(Failure::Failed(format!("{n} of {} need attention", found.len() + left.len()))),
     }
 }
 

@@ -117,6 +117,19 @@ pub struct MountFlags {
     pub labels: Vec<String>,
 }
 
+/// The role whose sessions sign the requests, instead of the keys themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Role {
+    pub arn: Option<String>,
+    pub session_name: Option<String>,
+    pub endpoint: Option<String>,
+    pub region: Option<String>,
+    /// A ready-made one by name, JSON, or the absolute path of a file.
+    pub policy: Option<String>,
+    pub duration: Option<Duration>,
+    pub external_id: Option<String>,
+}
+
 /// Every option of a mount with its type. What each means is in [`TABLE`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -125,6 +138,7 @@ pub struct Options {
     pub region: Option<String>,
     pub profile: Option<String>,
     pub anonymous: bool,
+    pub role: Role,
     pub addressing: Addressing,
     pub signature: Signature,
     pub list: ListVersion,
@@ -154,6 +168,10 @@ pub struct Options {
     pub max_uploads: usize,
     /// Bytes.
     pub stream_after: u64,
+    pub writeback: bool,
+    /// Bytes; `None`: by the disk.
+    pub writeback_limit: Option<u64>,
+    pub state_dir: Option<PathBuf>,
     pub storage_class: Option<String>,
     pub acl: Option<String>,
     pub tags: Vec<(String, String)>,
@@ -267,6 +285,7 @@ impl Default for Options {
             region: None,
             profile: None,
             anonymous: false,
+            role: Role::default(),
             addressing: Addressing::Auto,
             signature: Signature::Auto,
             list: ListVersion::Auto,
@@ -289,6 +308,9 @@ impl Default for Options {
             part_size: 0,
             max_uploads: 0,
             stream_after: 0,
+            writeback: false,
+            writeback_limit: None,
+            state_dir: None,
             storage_class: None,
             acl: None,
             tags: Vec::new(),
@@ -544,6 +566,26 @@ impl Options {
             _ => user_cache(env),
         }
     }
+
+    /// Where the journal is.
+    pub fn state(&self, env: &dyn Fn(&str) -> Option<String>) -> PathBuf {
+        if let Some(dir) = &self.state_dir {
+            return dir.clone();
+        }
+        if let Some(dirs) = env("STATE_DIRECTORY").filter(|d| d.starts_with('/')) {
+            return PathBuf::from(dirs.split(':').next().unwrap_or(&dirs));
+        }
+        match value::caller().0 {
+            0 => PathBuf::from("/var/lib/xosfs"),
+            _ => user_state(env),
+        }
+    }
+}
+
+/// `~/.local/state/xosfs`, or what XDG_STATE_HOME says.
+fn user_state(env: &dyn Fn(&str) -> Option<String>) -> PathBuf {
+    let base = env("XDG_STATE_HOME").filter(|d| d.starts_with('/')).map(PathBuf::from);
+    base.unwrap_or_else(|| PathBuf::from(env("HOME").unwrap_or_else(|| "/".into())).join(".local/state")).join("xosfs")
 }
 
 /// `~/.cache/xosfs`, or what XDG_CACHE_HOME says.

@@ -58,6 +58,7 @@ impl Group {
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -119,6 +120,69 @@ pub static TABLE: &[Spec] = &[
         default: "false",
         doc: "Send requests unsigned, for public buckets. Off: a mount without keys is nearly always a mistake.",
         set: |o, v| value::flag(v).map(|v| o.anonymous = v),
+    },
+    Spec {
+        name: "role_arn",
+        group: Group::Store,
+        value: "ARN",
+        default: "",
+        doc: "Role to take with the keys, as arn:aws:iam:::role/NAME: requests are signed with sessions of it, which are \
+              renewed before they end. Unset: the profile's role_arn (its keys are then those of source_profile), else \
+              none; the keys sign themselves.",
+        set: |o, v| value::word(v).map(|v| o.role.arn = Some(v)),
+    },
+    Spec {
+        name: "role_session_name",
+        group: Group::Store,
+        value: "NAME",
+        default: "",
+        doc: "Name of the sessions in the store's logs, 2 to 64 of A-Z a-z 0-9 _ + = , . @ -. Unset: xosfs- and the name of \
+              this machine.",
+        set: |o, v| value::word(v).map(|v| o.role.session_name = Some(v)),
+    },
+    Spec {
+        name: "role_policy",
+        group: Group::Store,
+        value: "NAME|FILE|JSON",
+        default: "",
+        doc: "Policy that narrows the role's rights for this mount: all, read-only, read-write, transfer or multipart for the \
+              mounted bucket and prefix, a file, or (in a configuration file) JSON; 2048 characters at most. Unset: none, \
+              except where the provider wants one; there it is read-write, or read-only with `ro`.",
+        set: |o, v| value::role_policy(v).map(|v| o.role.policy = Some(v)),
+    },
+    Spec {
+        name: "role_duration",
+        group: Group::Store,
+        value: "DURATION",
+        default: "",
+        doc: "Life of a session, 15m to 12h. Unset: the profile's duration_seconds, else 1h; the role may allow no more.",
+        set: |o, v| value::duration(v, 15 * MINUTE..=12 * HOUR).map(|v| o.role.duration = Some(v)),
+    },
+    Spec {
+        name: "role_external_id",
+        group: Group::Store,
+        value: "TEXT",
+        default: "",
+        doc: "External id that the role's trust policy asks for. Unset: the profile's external_id, else none.",
+        set: |o, v| value::word(v).map(|v| o.role.external_id = Some(v)),
+    },
+    Spec {
+        name: "sts_endpoint",
+        group: Group::Store,
+        value: "URL",
+        default: "",
+        doc: "Where the token service answers that gives sessions of `role_arn`. Unset: where the provider has it, which is \
+              `endpoint` for all but AWS.",
+        set: |o, v| value::endpoint(v).map(|v| o.role.endpoint = Some(v)),
+    },
+    Spec {
+        name: "sts_region",
+        group: Group::Store,
+        value: "NAME",
+        default: "",
+        doc: "Region that requests to the token service are signed for. Unset: what the provider wants (ctyun for xos, with cn \
+              tried once when that is refused), else `region`.",
+        set: |o, v| value::word(v).map(|v| o.role.region = Some(v)),
     },
     Spec {
         name: "addressing",
@@ -312,6 +376,37 @@ pub static TABLE: &[Spec] = &[
         doc: "From this size on, a file is uploaded while it is still being written. Below, close is soon enough and one \
               rewritten header costs nothing.",
         set: |o, v| value::size(v, 5 * MIB..=(1 << 50)).map(|v| o.stream_after = v),
+    },
+    Spec {
+        name: "writeback",
+        group: Group::Memory,
+        value: "",
+        default: "false",
+        doc: "Let close return when the bytes are safe in a journal below `state_dir`, and upload in the background; fsync \
+              still waits for the store. Off: what was closed is in the bucket, whatever becomes of this machine.",
+        set: |o, v| value::flag(v).map(|v| o.writeback = v),
+    },
+    Spec {
+        name: "writeback_limit",
+        group: Group::Memory,
+        value: "SIZE|auto",
+        default: "auto",
+        doc: "Bytes on the disk of `state_dir` that wait for the store at most; beyond, close waits for the store. auto: a \
+              tenth of that disk, at most 8G; 256M of the disk stay free in any case.",
+        set: |o, v| {
+            o.writeback_limit = if v == "auto" { None } else { Some(value::size(v, MIB..=(1 << 50))?) };
+            Ok(())
+        },
+    },
+    Spec {
+        name: "state_dir",
+        group: Group::Memory,
+        value: "DIR",
+        default: "",
+        doc: "Where the journal is: uploads that were begun, and with `writeback` what was closed and is not stored. Unset: \
+              STATE_DIRECTORY (systemd), else /var/lib/xosfs for root and ~/.local/state/xosfs for anybody else. It has to \
+              survive a restart of the machine.",
+        set: |o, v| value::path(v).map(|v| o.state_dir = Some(v)),
     },
     Spec {
         name: "storage_class",

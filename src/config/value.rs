@@ -138,6 +138,26 @@ pub fn path(text: &str) -> Parsed<PathBuf> {
     std::path::absolute(text).map_err(|e| format!("`{text}` is no path: {e}"))
 }
 
+/// A session policy: the name of a ready-made one, JSON, or a file.
+pub fn role_policy(text: &str) -> Parsed<String> {
+    const NAMES: [&str; 5] = ["all", "read-only", "read-write", "transfer", "multipart"];
+    if NAMES.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    if text.starts_with('{') {
+        let json = serde_json::from_str::<serde_json::Value>(text);
+        return match json {
+            Ok(_) => Ok(text.to_owned()),
+            Err(e) => Err(format!("the policy is no JSON ({e}); in `-o` write it into a file and name that")),
+        };
+    }
+    let file = path(text)?;
+    if !file.is_file() {
+        return Err(format!("`{text}` is neither a file nor one of {}", NAMES.join(", ")));
+    }
+    Ok(file.to_string_lossy().into_owned())
+}
+
 /// An endpoint with its scheme. Keys inside it are refused, and never repeated in the message.
 pub fn endpoint(text: &str) -> Parsed<String> {
     if !text.starts_with("http://") && !text.starts_with("https://") {

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::report::Report;
-use super::{Request, env};
+use super::{Request, env, role};
 use crate::config::credentials::{self, Credentials};
 use crate::config::{Options, Provider, Source, options};
 use crate::error::{Error, Kind, Result};
@@ -28,12 +28,20 @@ const GRACE: Duration = Duration::from_secs(5);
 pub fn settings(options: &Options, source: &Source, env: &dyn Fn(&str) -> Option<String>) -> Result<s3::Settings> {
     let profile = options.profile.as_deref();
     let of_profile = credentials::profile_settings(profile, env);
-    let endpoint = options.endpoint.clone().or(of_profile.endpoint_url);
+    let endpoint = options.endpoint.clone().or_else(|| of_profile.endpoint_url.clone());
     let provider = Provider::find(options.provider, endpoint.as_deref());
-    let region = options.region.clone().or(of_profile.region);
-    let credentials = if options.anonymous { Credentials::anonymous() } else { Credentials::find(profile, env)? };
+    let region = options.region.clone().or_else(|| of_profile.region.clone());
+    let region = region.unwrap_or_else(|| provider.region_of(endpoint.as_deref()));
+    let request = role::request(options, source, &of_profile, provider)?;
+    let credentials = if options.anonymous {
+        Credentials::anonymous()
+    } else {
+        let base = Credentials::find(of_profile.source_profile.as_deref().or(profile), env)?;
+        let place = role::Place { provider, endpoint: endpoint.as_deref(), region: &region };
+        role::credentials(request, || role::service(options, &place), base)?
+    };
     Ok(s3::Settings {
-        region: region.unwrap_or_else(|| provider.region_of(endpoint.as_deref())),
+        region,
         endpoint,
         bucket: source.bucket.clone(),
         addressing: match options.addressing.or(provider.addressing) {
@@ -194,7 +202,7 @@ pub fn explain(error: Error, options: &Options, bucket: &str) -> Error {
 }
 
 /// The directory exists and takes a file.
-fn check_staging(dir: &Path) -> Result<()> {
+pub fn check_staging(dir: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)

@@ -183,7 +183,7 @@ pub fn collect(origin: &Origin, fs: &Arc<Fs>) -> Status {
             attributes_pending: held.attributes as u64,
             dirty: held.dirty.into_iter().map(|d| DirtyFile { key: d.key, size: d.size, error: d.failed }).collect(),
         },
-        pending: Vec::new(),
+        pending: fs.pending().into_iter().map(PendingFile::from).collect(),
     }
 }
 

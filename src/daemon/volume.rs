@@ -1,5 +1,6 @@
 //! What the daemon drives: the file system as the kernel sees it, and the handles to end it and to look into it.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,8 +12,8 @@ use super::status::{self, Origin, Status};
 use super::{Request, env};
 use crate::budget::Budget;
 use crate::cache::BlockCache;
-use crate::config::Provider;
 use crate::config::options::{Attrs, Options, XattrList};
+use crate::config::{Provider, Source};
 use crate::error::{Error, Result};
 use crate::fs::{self, Defaults, Fs};
 use crate::fuse::session::{Filesystem, Notifier};
@@ -20,6 +21,7 @@ use crate::fuse::{Adapter, KernelNotifier};
 use crate::key::Prefix;
 use crate::read::{ReadSettings, Reads};
 use crate::s3::{Headers, NewObject, S3};
+use crate::write::journal::{Identity, Journal, JournalSettings, Replay};
 use crate::write::{Limits, WriteSettings, Writes};
 
 /// What could not be stored, by key, and why.
@@ -94,8 +96,35 @@ fn limits(options: &Options, provider: &Provider) -> Limits {
     }
 }
 
-/// Puts the layers together. Must be called inside the runtime.
+/// Puts the layers together, without a journal. Must be called inside the runtime.
 pub fn build(options: &Options, root: Prefix, s3: S3) -> Arc<Fs> {
+    build_with(options, root, s3, None)
+}
+
+/// Opens the journal of a mount. Without `writeback` it is dispensable: where `state_dir` cannot be written, uploads of
+/// a daemon that gets killed are left behind, and that is said once.
+pub fn open_journal(options: &Options, source: &Source) -> Result<Option<(Arc<Journal>, Replay)>> {
+    let settings = JournalSettings {
+        state_dir: options.state(&env),
+        identity: Identity {
+            endpoint: options.endpoint.clone().or_else(|| options.region.clone().filter(|r| r != "us-east-1")),
+            bucket: source.bucket.clone(),
+            prefix: source.prefix.as_str().to_owned(),
+        },
+        limit: options.writeback_limit,
+    };
+    match Journal::open(&settings) {
+        Ok(opened) => Ok(Some(opened)),
+        Err(e) if options.writeback => Err(e),
+        Err(e) => {
+            tracing::warn!("no journal of uploads, so what a killed daemon leaves stays in the bucket: {e}");
+            Ok(None)
+        }
+    }
+}
+
+/// As [`build`], with a journal. What is in that still has to be taken up: [`Fs::restore`].
+pub fn build_with(options: &Options, root: Prefix, s3: S3, journal: Option<Arc<Journal>>) -> Arc<Fs> {
     let provider = Provider::find(options.provider, s3.own_endpoint());
     let memory = usize::try_from(options.memory_bytes()).unwrap_or(usize::MAX);
     let budget = Budget::new(memory);
@@ -113,6 +142,8 @@ pub fn build(options: &Options, root: Prefix, s3: S3) -> Arc<Fs> {
         max_uploads: options.max_uploads,
         staging_dir: options.staging(&env),
         patience: options.op_timeout,
+        writeback: options.writeback && journal.is_some(),
+        journal,
         ..WriteSettings::default()
     };
     let writes = Writes::new(s3.clone(), reads.clone(), budget, write);
@@ -144,12 +175,38 @@ impl Console for Served {
         let fs = self.fs.clone();
         Box::pin(async move { fs.forget_below(&path, KERNEL_PATIENCE).await.map(|n| n as u64) })
     }
+
+    fn retry(&self, ids: Vec<u64>) -> BoxFuture<'static, Result<u64>> {
+        let ids = (!ids.is_empty()).then_some(ids);
+        Box::pin(std::future::ready(self.fs.retry(ids.as_deref()).map(|n| n as u64)))
+    }
+
+    fn export(&self, id: u64, path: PathBuf) -> BoxFuture<'static, Result<()>> {
+        let fs = self.fs.clone();
+        Box::pin(async move { fs.export(id, &path).await })
+    }
+
+    fn discard(&self, ids: Vec<u64>) -> BoxFuture<'static, Result<u64>> {
+        let fs = self.fs.clone();
+        Box::pin(async move {
+            for id in &ids {
+                fs.discard(*id).await?;
+            }
+            Ok(ids.len() as u64)
+        })
+    }
 }
 
 /// The file system of one mount, and the handles to it.
 pub fn build_fs(request: &Request, s3: S3, runtime: &Handle) -> Result<Volume<impl Filesystem + use<>>> {
     let _inside = runtime.enter();
-    let fs = build(&request.options, request.source.prefix.clone(), s3);
+    // A read-only mount stores nothing, and must not keep another one from the journal.
+    let opened = if request.options.read_only { None } else { open_journal(&request.options, &request.source)? };
+    let (journal, replay) = opened.unzip();
+    let fs = build_with(&request.options, request.source.prefix.clone(), s3, journal);
+    if let Some(replay) = replay {
+        fs.restore(replay);
+    }
     let (attached, drained) = (fs.clone(), fs.clone());
     let origin = Origin { request: request.clone(), started: Instant::now(), mounted: SystemTime::now() };
     let console = Arc::new(Served { fs: fs.clone(), origin, metrics: OnceLock::new() });

@@ -119,7 +119,7 @@ impl Fs {
     }
 
     async fn put_link(&self, key: &Key, body: Payload, object: &NewObject) -> Result<Stored> {
-        let upload = match self.s3.create_upload(key, object).await {
+        let (upload, token) = match self.writes.create_upload(key, object).await {
             // Without multipart uploads it is a link all the same, only not recognised in a listing.
             Err(e) if e.kind() == Kind::Unsupported => return self.s3.put(key, body, object, &Condition::None).await,
             other => other?,
@@ -132,6 +132,8 @@ impl Fs {
             && let Err(e) = self.s3.abort_upload(key, &upload).await
         {
             tracing::warn!("an upload is left behind: {e}");
+        } else {
+            self.writes.upload_ended(token);
         }
         result
     }
@@ -182,10 +184,14 @@ impl Fs {
         if inode.kind() == FileKind::Dir {
             return Err(Kind::IsDir.into());
         }
+        self.settle_copies(None).await;
         let _changing = inode.changing.lock().await;
         let key = self.inodes.key(inode.ino)?;
         let (writer, _, open) = self.usage(&inode);
         if let Some(w) = &writer {
+            if open {
+                w.bring_back().await?;
+            }
             // Ends a commit that is under way: only after that is it certain whether there is an object.
             w.unlink().await;
         }
@@ -212,7 +218,10 @@ impl Fs {
     /// Whether the store or this mount has anything in the directory besides its marker.
     pub(super) async fn is_empty_dir(self: &Arc<Self>, inode: &Inode) -> Result<bool> {
         let prefix = self.inodes.prefix(inode.ino)?;
-        let unstored = |i: &Arc<Inode>| !i.state.lock().stored;
+        let unstored = |i: &Arc<Inode>| {
+            let state = i.state.lock();
+            !state.stored || state.writer.as_ref().is_some_and(|w| w.backlog().is_some())
+        };
         if self.inodes.children(inode.ino).iter().any(|(_, i)| unstored(i)) || !self.kept_below(inode.ino).is_empty() {
             return Ok(false);
         }

@@ -30,6 +30,8 @@ impl Fs {
     pub(super) async fn commit(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
         let Some(writer) = inode.state.lock().writer.clone() else { return Ok(()) };
         if writer.is_dirty() {
+            // The object that is replaced now may be what others have copied from.
+            self.settle_copies(Some(inode)).await;
             self.keep_tags_and_acl(inode, &writer).await?;
         }
         if self.settings.store_attrs {
@@ -47,7 +49,7 @@ impl Fs {
         }
     }
 
-    fn committed(self: &Arc<Self>, inode: &Arc<Inode>, writer: &Arc<Writer>, committed: Committed) {
+    pub(super) fn committed(self: &Arc<Self>, inode: &Arc<Inode>, writer: &Arc<Writer>, committed: Committed) {
         let carried = writer.object();
         let meta = ObjectMeta {
             size: committed.object.size,
@@ -114,7 +116,7 @@ impl Fs {
         if !handle.inode.state.lock().wrote && self.has_other_descriptor(&handle.inode, pid).await {
             return Ok(());
         }
-        let result = self.commit(&handle.inode).await;
+        let result = self.acknowledge(&handle.inode).await;
         if result.is_err() {
             self.forget_pages(&handle.inode);
         }
@@ -177,20 +179,25 @@ impl Fs {
     pub(super) async fn close_writer(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
         let (result, dropped, stored) = loop {
             let unlinked = self.inodes.place(inode.ino).is_none();
-            // Somebody was told that it is not stored, and changed nothing since: it must not appear afterwards.
-            let told = inode.state.lock().writer.as_ref().and_then(|w| w.told());
+            // Somebody was told that it is not stored, and changed nothing since: it must not appear afterwards. What
+            // the journal has was reported as kept.
+            let told = inode.state.lock().writer.as_ref().filter(|w| w.backlog().is_none()).and_then(|w| w.told());
             let result = match told {
                 _ if unlinked => Ok(()),
                 Some(e) => Err(e),
-                None => self.commit(inode).await,
+                None => self.acknowledge(inode).await,
             };
             let mut state = inode.state.lock();
             if state.write_handles > 0 {
                 break (result, None, state.stored);
             }
             // A truncate by path may have come between the commit and here.
-            if result.is_ok() && !unlinked && state.writer.as_ref().is_some_and(|w| w.is_dirty()) {
+            if result.is_ok() && !unlinked && state.writer.as_ref().is_some_and(|w| w.is_unacknowledged()) {
                 continue;
+            }
+            // What the journal has keeps its writer until it is stored.
+            if !unlinked && state.writer.as_ref().is_some_and(|w| w.backlog().is_some()) {
+                break (result, None, state.stored);
             }
             // Handles that only read still need its bytes: nothing else has them.
             let dropped = if unlinked { None } else { state.writer.take() };
@@ -200,22 +207,7 @@ impl Fs {
         if let Some(writer) = dropped {
             if let Err(e) = &result {
                 error!(key = key.as_ref().map(Key::as_str), "not stored, and closed by its last handle: {e}");
-                writer.unlink().await;
-                if stored {
-                    // The old object is what there is: forget what was told of the new one.
-                    let mut state = inode.state.lock();
-                    state.confirmed = None;
-                    state.facts.meta = None;
-                    state.changed = None;
-                    if let Some(base) = writer.base() {
-                        state.attr.size = base.size;
-                    }
-                } else if let Some((parent, name)) = self.inodes.place(inode.ino) {
-                    self.inodes.unlink(inode.ino);
-                    self.listings.touch(parent, &name, false);
-                    self.invalidate_entry(parent, &name);
-                }
-                self.forget_pages(inode);
+                self.abandon(inode, &writer, stored).await;
             } else if let Some(object) = writer.base() {
                 self.rebind(inode, &object);
             }
@@ -233,6 +225,26 @@ impl Fs {
         if state.write_handles == 0 && !state.handles.iter().any(|h| h.strong_count() > 0) {
             state.writer = None;
         }
+    }
+
+    /// What was written is given up: the file is what the store has, or nothing.
+    pub(super) async fn abandon(self: &Arc<Self>, inode: &Arc<Inode>, writer: &Writer, stored: bool) {
+        writer.unlink().await;
+        if stored {
+            // The old object is what there is: forget what was told of the new one.
+            let mut state = inode.state.lock();
+            state.confirmed = None;
+            state.facts.meta = None;
+            state.changed = None;
+            if let Some(base) = writer.base() {
+                state.attr.size = base.size;
+            }
+        } else if let Some((parent, name)) = self.inodes.place(inode.ino) {
+            self.inodes.unlink(inode.ino);
+            self.listings.touch(parent, &name, false);
+            self.invalidate_entry(parent, &name);
+        }
+        self.forget_pages(inode);
     }
 
     /// A new object must not be stored before the delete of the old one has arrived.

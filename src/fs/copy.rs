@@ -107,7 +107,7 @@ impl Fs {
     /// XOS-MPU-07, XOS-MPU-08: parts of 256 MiB, larger only when 10,000 of them would not do.
     async fn copy_in_parts(&self, from: &Object, to: &Key, source: &Source, object: &NewObject) -> Result<Stored> {
         let part = COPY_PART.max(from.size.div_ceil(10_000));
-        let upload = self.s3.create_upload(to, object).await?;
+        let (upload, token) = self.writes.create_upload(to, object).await?;
         let mut copies: Vec<BoxFuture<'_, Result<Part>>> = Vec::new();
         for (start, number) in (0..from.size).step_by(part as usize).zip(1..) {
             let range = start..(start + part).min(from.size);
@@ -125,6 +125,8 @@ impl Fs {
             && let Err(e) = self.s3.abort_upload(to, &upload).await
         {
             error!("an upload is left behind: {e}");
+        } else {
+            self.writes.upload_ended(token);
         }
         result
     }
@@ -155,10 +157,11 @@ impl Fs {
         inode: &Arc<Inode>,
         edit: &(dyn Fn(&mut NewObject) + Send + Sync),
     ) -> Result<()> {
+        self.settle_copies(Some(inode)).await;
         // What is stored while the copy is made would be undone by it.
         let writing = inode.state.lock().writer.clone();
-        let _still = match &writing {
-            Some(w) => Some(w.quiet().await?),
+        let _held = match &writing {
+            Some(w) => Some(w.hold_commits().await?),
             None => None,
         };
         let key = self.inodes.key(inode.ino)?;

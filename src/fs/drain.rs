@@ -1,40 +1,27 @@
 //! The end: everything this mount still holds goes to the store, or is named.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt};
+
 use super::Fs;
-use crate::error::Error;
+use super::inode::Inode;
+use crate::error::{Error, Kind};
+
+/// Files stored at a time; requests have bounds of their own.
+const PARALLEL: usize = 32;
 
 impl Fs {
     /// Stores every dirty file and pending attribute. What could not be stored is returned with its key.
     pub async fn drain(self: &Arc<Self>, deadline: Duration) -> Vec<(String, Error)> {
-        self.stopping.store(true, Ordering::Relaxed);
-        let mut failed = Vec::new();
+        self.hurry();
         let end = tokio::time::Instant::now() + deadline;
-        for inode in self.inodes.all() {
-            let key = || match self.inodes.key(inode.ino) {
-                Ok(key) => key.to_string(),
-                Err(_) => self.inodes.prefix(inode.ino).map(|p| p.to_string()).unwrap_or_default(),
-            };
-            let has_work = {
-                let state = inode.state.lock();
-                state.attr_pending || state.writer.as_ref().is_some_and(|w| w.is_dirty())
-            };
-            if !has_work || self.inodes.place(inode.ino).is_none() {
-                continue;
-            }
-            let work = async {
-                self.commit(&inode).await?;
-                self.store_attr(&inode).await
-            };
-            match tokio::time::timeout_at(end, work).await {
-                Ok(Ok(())) => {}
-                Ok(Err(e)) => failed.push((key(), e)),
-                Err(_) => failed.push((key(), Error::new(crate::Kind::Timeout, "store before unmounting"))),
-            }
-        }
+        let work = self.inodes.all().into_iter().map(|inode| async move { self.drain_one(&inode, end).await });
+        // Boxed: the type of a stream of nested futures is more than the compiler takes.
+        let work: Vec<futures_util::future::BoxFuture<'_, _>> = work.map(|w| Box::pin(w) as _).collect();
+        let mut failed: Vec<_> =
+            stream::iter(work).buffer_unordered(PARALLEL).filter_map(|f| async { f }).collect().await;
         self.tasks.close();
         if tokio::time::timeout_at(end, self.tasks.wait()).await.is_err() {
             tracing::warn!("background work was not finished when the mount ended");
@@ -42,6 +29,37 @@ impl Fs {
         if !self.writes.drain(end.saturating_duration_since(tokio::time::Instant::now())).await {
             tracing::warn!("uploads were not ended when the mount ended");
         }
+        failed.extend(self.left_in_journal());
         failed
+    }
+
+    async fn drain_one(self: &Arc<Self>, inode: &Arc<Inode>, end: tokio::time::Instant) -> Option<(String, Error)> {
+        let writer = {
+            let state = inode.state.lock();
+            let dirty = state.writer.clone().filter(|w| w.is_dirty());
+            if !state.attr_pending && dirty.is_none() {
+                return None;
+            }
+            dirty
+        };
+        self.inodes.place(inode.ino)?;
+        let work = async {
+            self.commit(inode).await?;
+            self.store_attr(inode).await
+        };
+        let error = match tokio::time::timeout_at(end, work).await {
+            Ok(Ok(())) => return None,
+            Ok(Err(e)) => e,
+            Err(_) => Error::new(Kind::Timeout, "store before unmounting"),
+        };
+        let error = match writer.filter(|w| w.backlog().is_some()) {
+            Some(_) => error.with_fix("it is in the journal: the next mount stores it"),
+            None => error,
+        };
+        let key = match self.inodes.key(inode.ino) {
+            Ok(key) => key.to_string(),
+            Err(_) => self.inodes.prefix(inode.ino).map(|p| p.to_string()).unwrap_or_default(),
+        };
+        Some((key, error))
     }
 }

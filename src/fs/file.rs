@@ -56,8 +56,6 @@ pub struct WriteMode {
     pub append: bool,
     /// The writer lacks the right to keep setuid and setgid.
     pub kill_suid: bool,
-    /// Stored before the write returns (O_SYNC, O_DSYNC).
-    pub sync: bool,
 }
 
 /// What a writer needs of the object it starts from.
@@ -499,7 +497,7 @@ impl Fs {
         if !handle.write {
             return Some(Err(Kind::BadHandle.into()));
         }
-        if mode.append || mode.sync {
+        if mode.append {
             return None;
         }
         let writer = handle.inode.state.lock().writer.clone()?;
@@ -525,6 +523,6 @@ impl Fs {
             writer.write(offset, data).await?;
         }
         self.note_write(&handle.inode, mode.kill_suid, true);
-        if mode.sync { self.commit(&handle.inode).await } else { Ok(()) }
+        Ok(())
     }
 }

@@ -68,6 +68,8 @@ pub struct State {
     pub touched: bool,
     /// Bytes were written since the last commit, not only a file made or emptied.
     pub wrote: bool,
+    /// A task is storing what was acknowledged, or waits to.
+    pub uploading: bool,
     /// Tags and ACL, as far as they are known.
     pub learnt: Option<super::kept::Learnt>,
     /// The writer's object lacks the tags and the ACL that the stored one has: they are asked for before the commit.
@@ -96,6 +98,7 @@ impl State {
             plain_marker: false,
             touched: false,
             wrote: false,
+            uploading: false,
             learnt: None,
             keeps_unasked: false,
         }

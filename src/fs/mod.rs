@@ -26,6 +26,7 @@ mod lookup;
 mod overview;
 mod rename;
 pub mod setattr;
+mod writeback;
 mod xattr;
 
 use std::collections::BTreeSet;
@@ -117,9 +118,11 @@ pub struct Fs {
     pub handles: Handles,
     listings: Listings,
     graves: graves::Graves,
+    uploads: writeback::Uploads,
     habits: habit::Habits,
     /// Directories that show although the bucket holds no key of them: emptied on this mount.
     kept: Mutex<BTreeSet<Prefix>>,
+    borrowers: copy_range::Borrowers,
     kernel: OnceLock<Box<dyn Kernel>>,
     runtime: Runtime,
     /// Background work (delayed self-copies, deletes at last close), waited for at unmount.
@@ -144,8 +147,10 @@ impl Fs {
             handles: Handles::default(),
             listings: Listings::new(settings.metadata_ttl, settings.negative_ttl, settings.remembered.max(1024)),
             graves: graves::Graves::default(),
+            uploads: writeback::Uploads::default(),
             habits: habit::Habits::new(),
             kept: Mutex::default(),
+            borrowers: copy_range::Borrowers::default(),
             kernel: OnceLock::new(),
             runtime: Runtime::current(),
             tasks: tokio_util::task::TaskTracker::new(),

@@ -9,15 +9,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 
 use super::inode::{Inode, ROOT};
 use super::{Fs, Ino};
 use crate::error::{Error, Kind, Result};
 use crate::key::Name;
+use crate::write::journal::PendingState;
 
 /// Files stored at a time by [`Fs::flush_all`].
 const PARALLEL: usize = 16;
+/// How often a wait for the journal looks.
+const POLL: Duration = Duration::from_millis(20);
 
 /// A file with bytes that are not stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +83,8 @@ impl Fs {
                 (state.writer.clone(), state.attr_pending)
             };
             figures.attributes += usize::from(pending);
-            if let Some(w) = writer.filter(|w| w.is_dirty()) {
+            // What the journal has is told by `pending`.
+            if let Some(w) = writer.filter(|w| w.is_dirty() && w.backlog().is_none()) {
                 let failed = w.failed().map(|e| e.to_string());
                 figures.dirty.push(Dirty { key: w.key().to_string(), size: w.size(), failed });
             }
@@ -118,10 +123,35 @@ impl Fs {
             };
             Some((key, error))
         };
+        // What the journal has is on its way already; now without waiting.
+        let _ = self.retry(None);
+        // Boxed: the type of a stream of nested futures is more than the compiler takes.
+        let work: Vec<BoxFuture<'_, _>> = work.into_iter().map(|inode| Box::pin(store(inode)) as _).collect();
         let mut failed: Vec<_> =
-            stream::iter(work).map(store).buffer_unordered(PARALLEL).filter_map(std::future::ready).collect().await;
+            stream::iter(work).buffer_unordered(PARALLEL).filter_map(std::future::ready).collect().await;
+        for (key, error) in self.journal_empty(end).await {
+            if !failed.iter().any(|(k, _)| *k == key) {
+                failed.push((key, error));
+            }
+        }
         failed.sort_by(|a, b| a.0.cmp(&b.0));
         failed
+    }
+
+    /// Waits until the journal holds nothing that is on its way; what is left then, and why.
+    async fn journal_empty(&self, end: tokio::time::Instant) -> Vec<(String, Error)> {
+        loop {
+            let left = self.pending();
+            let moving = left.iter().any(|p| p.state != PendingState::Parked);
+            if !moving || tokio::time::Instant::now() >= end {
+                let error = |why: Option<String>| match why {
+                    Some(why) => Error::new(Kind::Unavailable, why),
+                    None => Error::new(Kind::Timeout, "store"),
+                };
+                return left.into_iter().map(|p| (p.key, error(p.reason))).collect();
+            }
+            tokio::time::sleep(POLL.min(end.saturating_duration_since(tokio::time::Instant::now()))).await;
+        }
     }
 
     /// Forgets listings and attributes at and below `path` (relative to the mount; "" is all of it), so that changes

@@ -7,7 +7,7 @@
 //!    single file carries along instead.
 //! 4. A close or an fsync at the same moment must not store anything between the copy and the delete, or behind the
 //!    copy: the writers of the file, of what it replaces and of everything in a directory stand still meanwhile
-//!    ([`Writer::quiet`]).
+//!    ([`crate::write::Writer::hold_commits`]).
 //! 5. Open handles go on: the table moves the inode (and everything below a directory), and the handles are moved
 //!    to the new objects.
 
@@ -63,6 +63,7 @@ impl Fs {
                 _ => {}
             }
         }
+        self.settle_copies(None).await;
         if source.kind() == FileKind::Dir {
             if self.inodes.is_inside(to.0, source.ino) {
                 return Err(Error::new(Kind::Invalid, "rename a directory into itself").with_key(to.1));
@@ -85,19 +86,21 @@ impl Fs {
         let new = self.inodes.prefix(to.0)?.file(to.1)?;
         // Before the copy: a delete that waits for the last close of what was here must not take what comes here.
         let buried = self.graves.reuse(&new).await;
-        let (writer, stored, _) = self.usage(source);
+        // What is pending under the target's name must not be stored after what comes here.
         let replaced = target.and_then(|t| t.state.lock().writer.clone());
+        let _quiet = match &replaced {
+            Some(w) => Some(w.hold_commits().await?),
+            None => None,
+        };
+        let (writer, stored, _) = self.usage(source);
         if let Some(w) = &writer
             && !stored
         {
-            let _still = w.quiet().await?;
-            if w.rekey(new.clone()).is_ok() {
+            let _held = w.hold_commits().await?;
+            if !self.usage(source).1 && w.rekey(new.clone()).await.is_ok() {
                 // The target's object stays in the bucket until this file's commit replaces it.
                 let replaces = target.is_some_and(|t| t.state.lock().stored) || buried;
-                self.moved(source, from, to, target)?;
-                if let Some(w) = &replaced {
-                    w.unlink().await;
-                }
+                self.moved(source, from, to, target).await?;
                 source.state.lock().stored |= replaces;
                 return Ok(());
             }
@@ -107,10 +110,10 @@ impl Fs {
         {
             self.commit(source).await?;
         }
-        let mut still = Vec::new();
-        for w in writer.iter().chain(&replaced) {
-            still.push(w.quiet().await?);
-        }
+        let _held = match &writer {
+            Some(w) => Some(w.hold_commits().await?),
+            None => None,
+        };
         let (attr, pending, class) = {
             let state = source.state.lock();
             (state.attr.clone(), state.attr_pending, state.facts.storage_class.clone())
@@ -162,7 +165,7 @@ impl Fs {
             other => other?,
         };
         self.s3.delete(&old, None).await?;
-        self.moved(source, from, to, target)?;
+        self.moved(source, from, to, target).await?;
         {
             let mut state = source.state.lock();
             if let (Some(object), Some(meta)) = (carried, state.facts.meta.clone()) {
@@ -210,7 +213,7 @@ impl Fs {
 
     /// Brings the tree and the listings in step after the store has done its part. What was replaced is not stored any
     /// more.
-    fn moved(
+    async fn moved(
         self: &Arc<Self>,
         source: &Arc<Inode>,
         from: (Ino, &Name),
@@ -224,7 +227,7 @@ impl Fs {
         if let Some(target) = target {
             let writer = target.state.lock().writer.clone();
             if let Some(w) = writer {
-                w.forsake();
+                w.unlink().await;
             }
             self.inodes.settle(target.ino);
         }
@@ -250,17 +253,23 @@ impl Fs {
             self.store_attr(inode).await?;
         }
         let writers: Vec<_> = below.iter().filter_map(|i| i.state.lock().writer.clone()).collect();
-        let mut still = Vec::with_capacity(writers.len());
+        let mut held = Vec::with_capacity(writers.len());
         for w in &writers {
-            still.push(w.quiet().await?);
+            held.push(w.hold_commits().await?);
         }
-        // One that was stored after all is listed and copied with the rest.
-        fresh.retain(|(w, _, new_key)| w.rekey(new_key.clone()).is_ok());
+        let mut rekeyed = Vec::new();
+        for (w, key, new_key) in fresh {
+            // One that was stored after all is listed and copied with the rest.
+            if w.rekey(new_key).await.is_ok() {
+                rekeyed.push((w, key));
+            }
+        }
         let done = self.rename_stored(source, &old, &new, from, to, &below).await;
         if done.is_err() {
-            for (w, key, _) in fresh {
-                // Cannot fail: nothing of it was stored meanwhile.
-                let _ = w.rekey(key);
+            for (w, key) in rekeyed {
+                if let Err(e) = w.rekey(key).await {
+                    warn!("a file that is not stored yet has lost its name: {e}");
+                }
             }
         }
         done
@@ -298,7 +307,7 @@ impl Fs {
             }
         }
         let had_nothing = objects.is_empty();
-        self.moved(source, from, to, target.as_ref())?;
+        self.moved(source, from, to, target.as_ref()).await?;
         if let Some(target) = &target {
             self.listings.forget(target.ino);
         }

@@ -37,7 +37,7 @@ impl Fs {
         if stores {
             self.learn_attr(&inode).await?;
         }
-        let schedule = {
+        let (schedule, carrier) = {
             let mut state = inode.state.lock();
             let before = state.attr.clone();
             let attr = &mut state.attr;
@@ -73,8 +73,17 @@ impl Fs {
             let schedule = pending && !state.attr_pending;
             state.attr_pending |= pending;
             state.attr_changed |= pending;
-            schedule
+            // A commit that is under way carries the old ones: the next one has the news.
+            let carrier = state.writer.clone().filter(|_| carried && differs && stores && self.settings.store_attrs);
+            if let Some(w) = &carrier {
+                let attr = state.attr.clone();
+                w.edit_object(&mut |o| attr.store(&mut o.headers.metadata));
+            }
+            (schedule, carrier)
         };
+        if let Some(w) = carrier {
+            w.refresh_record().await;
+        }
         if schedule {
             self.schedule_attr(&inode);
         }

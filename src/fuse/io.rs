@@ -3,8 +3,7 @@
 //! 1. A write that fits in memory is copied once, on the FUSE thread, and answered there.
 //! 2. Pages of a mapping come back as writes through any handle that may write, also one that appends: they belong at
 //!    their offset. Whether a write appends is said by its own flags, because fcntl(2) changes those of the handle.
-//! 3. A direct write is not followed by an fsync of the kernel where the file was opened with O_SYNC: its flags say
-//!    that it has to be stored before the answer.
+//! 3. With O_SYNC and O_DSYNC the kernel sends an fsync after each write: there is nothing to do for them here.
 
 use bytes::Bytes;
 use fuser::{
@@ -19,12 +18,9 @@ use super::reply::{errno, log};
 
 fn write_mode(write: WriteFlags, open: OpenFlags) -> WriteMode {
     let page = write.contains(WriteFlags::FUSE_WRITE_CACHE);
-    let direct = open.0 & libc::O_DIRECT != 0;
     WriteMode {
         append: !page && open.0 & libc::O_APPEND != 0,
         kill_suid: write.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
-        // O_SYNC includes the bit of O_DSYNC.
-        sync: !page && direct && open.0 & libc::O_DSYNC != 0,
     }
 }
 

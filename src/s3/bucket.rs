@@ -24,6 +24,7 @@ impl S3 {
                 .header("x-amz-bucket-region")
                 .or_else(|| answer.header("x-obs-bucket-location"))
                 .map(str::to_owned),
+            date: answer.header("date").and_then(xml::time),
             parallel_file_system: answer.header("x-obs-bucket-type").is_some_and(|v| v.eq_ignore_ascii_case("POSIX"))
                 || answer.header("x-obs-fs-file-interface").is_some_and(|v| v.eq_ignore_ascii_case("Enabled")),
             objects: number("x-rgw-object-count"),

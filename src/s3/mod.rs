@@ -53,7 +53,7 @@ pub use object::Get;
 pub use operation::RequestCounts;
 pub use post::{Post, PostCondition, PostKey, PresignedPost};
 pub use presign::{PRESIGN_DEFAULT, PRESIGN_MOST, Presign, PresignMethod, Presigned};
-pub use sts::{AssumeRole, SESSION_DEFAULT, Session, SessionPolicy, Sts, StsSettings, is_ctyun, role_credentials};
+pub use sts::{AssumeRole, SESSION_DEFAULT, Session, SessionPolicy, Sts, StsSettings, role_credentials};
 pub use types::*;
 pub use versions::{ObjectVersion, Restoring, VersionMarker, VersionPage, VersionQuery};
 
@@ -172,10 +172,10 @@ struct Learned {
     unquoted_match: AtomicBool,
     no_conditions: AtomicBool,
     no_delete_many: AtomicBool,
-    /// Whether tags sent with a multipart upload arrive: [`tagging`] has the values.
-    upload_tags: AtomicU8,
     /// The table of `sign_v2` that it signs by.
     signed_names: AtomicUsize,
+    /// Whether tags sent with a multipart upload arrive: [`tagging`] has the values.
+    upload_tags: AtomicU8,
 }
 
 /// `idle`: connections kept for later.
@@ -253,6 +253,32 @@ impl S3 {
     /// The region requests are signed for: as set, or as the store corrected it.
     pub fn region(&self) -> String {
         self.0.place.read().region.clone()
+    }
+
+    /// Whether the bucket's name stands in the host: as set, or as the store corrected it.
+    pub fn in_host(&self) -> bool {
+        self.0.place.read().in_host
+    }
+
+    /// Where the keys come from, for messages.
+    pub fn credentials_source(&self) -> String {
+        self.shared().settings.credentials.source()
+    }
+
+    /// What this store turned out not to have, for messages.
+    pub fn lacks(&self) -> Vec<&'static str> {
+        let (learned, settings) = (self.learned(), &self.shared().settings);
+        let asked_v1 = settings.list_version == ListVersion::V1;
+        [
+            (learned.list_v1.load(Ordering::Relaxed) && !asked_v1, "listing version 2"),
+            (learned.no_encoding.load(Ordering::Relaxed) && settings.list_encoding, "encoded listings"),
+            (learned.unquoted_match.load(Ordering::Relaxed), "quoted If-Match on writes"),
+            (learned.no_conditions.load(Ordering::Relaxed), "conditional writes"),
+            (learned.no_delete_many.load(Ordering::Relaxed), "deleting several objects in one request"),
+        ]
+        .into_iter()
+        .filter_map(|(is, name)| is.then_some(name))
+        .collect()
     }
 
     /// Figures of all buckets that share these connections.

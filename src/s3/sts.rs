@@ -25,6 +25,7 @@ use super::operation::Op;
 use super::request::{backoff, header};
 use super::{sign_v4, xml};
 use crate::config::credentials::{Credentials, Fresh, Keys};
+use crate::config::provider::Provider;
 use crate::error::{Error, Kind, Result};
 
 /// Life of a session when none is asked for.
@@ -35,8 +36,6 @@ const POLICY_MOST: usize = 2048;
 const ANSWER_MOST: usize = 1 << 20;
 /// A clock that is off by more than this makes services refuse signatures.
 const SKEW: Duration = Duration::from_secs(300);
-/// The two names of one region, in the two manuals of one provider.
-const SPELLINGS: [&str; 2] = ["ctyun", "cn"];
 
 /// Where the token service is.
 #[derive(Clone, Debug)]
@@ -44,6 +43,8 @@ pub struct StsSettings {
     /// With `http://` or `https://`.
     pub endpoint: String,
     pub region: String,
+    /// Another name for it, tried once when the signature is refused.
+    pub other_region: Option<String>,
     /// In the signature.
     pub service: String,
     pub connect_timeout: Duration,
@@ -54,16 +55,11 @@ pub struct StsSettings {
 }
 
 impl StsSettings {
-    /// With `region` "", the one that the endpoint's provider uses, else us-east-1.
-    pub fn new(endpoint: &str, region: &str) -> Self {
-        let region = match region {
-            "" if is_ctyun(endpoint) => SPELLINGS[0],
-            "" => "us-east-1",
-            region => region,
-        };
+    pub fn new(endpoint: impl Into<String>, region: impl Into<String>) -> Self {
         StsSettings {
-            endpoint: endpoint.to_owned(),
-            region: region.to_owned(),
+            endpoint: endpoint.into(),
+            region: region.into(),
+            other_region: None,
             service: "sts".into(),
             connect_timeout: Duration::from_secs(5),
             timeout: Duration::from_secs(30),
@@ -71,12 +67,31 @@ impl StsSettings {
             user_agent: concat!("xosfs/", env!("CARGO_PKG_VERSION")).into(),
         }
     }
-}
 
-/// Whether the endpoint is one of CTYun, whose service wants a region of its own and a policy in each request.
-pub fn is_ctyun(endpoint: &str) -> bool {
-    let host = Url::parse(endpoint).ok().and_then(|u| u.host_str().map(str::to_owned)).unwrap_or_default();
-    ["ctyun.cn", "ctyunapi.cn"].iter().any(|d| host == *d || host.ends_with(&format!(".{d}")))
+    /// The service that goes with a store: where its provider has it, unless `endpoint` and `region` say otherwise.
+    /// `store` and `store_region` are those of the store itself.
+    ///
+    /// Errors: [`Kind::Invalid`] when nobody knows an endpoint.
+    pub fn of(
+        provider: &Provider,
+        store: Option<&str>,
+        store_region: &str,
+        endpoint: Option<&str>,
+        region: Option<&str>,
+    ) -> Result<Self> {
+        let row = provider.sts.as_ref();
+        let by_provider = row.and_then(|r| r.endpoint).map(|e| e.replace("REGION", store_region));
+        let endpoint = endpoint.map(str::to_owned).or(by_provider).or_else(|| store.map(str::to_owned));
+        let endpoint = endpoint.ok_or_else(|| {
+            Error::new(Kind::Invalid, "assume role: no endpoint is known").with_fix("set `sts_endpoint`")
+        })?;
+        let own = row.and_then(|r| r.region).unwrap_or(store_region);
+        Ok(StsSettings {
+            other_region: region.is_none().then(|| row.and_then(|r| r.other_region)).flatten().map(str::to_owned),
+            service: row.map_or("sts", |r| r.service).to_owned(),
+            ..StsSettings::new(endpoint, region.unwrap_or(own))
+        })
+    }
 }
 
 /// A session that is asked for.
@@ -381,14 +396,15 @@ impl Sts {
         let mut region = self.0.region.lock();
         let other = match &answer.region {
             Some(named) if named != &*region => named.clone(),
-            _ => match SPELLINGS.iter().position(|s| s == &*region) {
-                Some(at)
-                    if matches!(
-                        answer.code.as_str(),
-                        "SignatureDoesNotMatch" | "AuthorizationHeaderMalformed" | "InvalidSignatureException"
-                    ) =>
+            _ => match &self.0.settings.other_region {
+                Some(other)
+                    if *other != *region
+                        && matches!(
+                            answer.code.as_str(),
+                            "SignatureDoesNotMatch" | "AuthorizationHeaderMalformed" | "InvalidSignatureException"
+                        ) =>
                 {
-                    SPELLINGS[1 - at].to_owned()
+                    other.clone()
                 }
                 _ => return false,
             },
@@ -569,10 +585,16 @@ mod tests {
 
     // CON-09, XOS-STS-03
     #[test]
-    fn the_region_is_that_of_the_provider() {
-        assert_eq!(StsSettings::new("https://gdoss.xstore.ctyun.cn", "").region, "ctyun");
-        assert_eq!(StsSettings::new("https://gdoss.xstore.ctyun.cn", "cn").region, "cn");
-        assert_eq!(StsSettings::new("https://sts.example.com", "").region, "us-east-1");
-        assert!(!is_ctyun("https://evilctyun.cn"));
+    fn endpoint_and_region_are_those_of_the_provider_unless_given() {
+        use crate::config::provider::{AWS, CEPH, XOS};
+        let store = Some("https://gdoss.xstore.ctyun.cn");
+        let xos = StsSettings::of(&XOS, store, "us-east-1", None, None).unwrap();
+        assert_eq!((xos.endpoint.as_str(), xos.region.as_str()), (store.unwrap(), "ctyun"));
+        assert_eq!(xos.other_region.as_deref(), Some("cn"));
+        let given = StsSettings::of(&XOS, store, "us-east-1", Some("https://sts.x"), Some("cn")).unwrap();
+        assert_eq!((given.endpoint.as_str(), given.region.as_str(), given.other_region), ("https://sts.x", "cn", None));
+        let aws = StsSettings::of(&AWS, None, "eu-west-1", None, None).unwrap();
+        assert_eq!((aws.endpoint.as_str(), aws.region.as_str()), ("https://sts.eu-west-1.amazonaws.com", "eu-west-1"));
+        assert_eq!(StsSettings::of(&CEPH, None, "x", None, None).unwrap_err().kind(), Kind::Invalid);
     }
 }

@@ -275,6 +275,8 @@ pub struct BucketInfo {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BucketStat {
     pub region: Option<String>,
+    /// The store's clock, to the second.
+    pub date: Option<SystemTime>,
     /// OBS: directories are real, and some of S3 is missing.
     pub parallel_file_system: bool,
     /// Ceph only.

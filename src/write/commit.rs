@@ -23,7 +23,7 @@ use super::overlay::{Origin, PAGE, Piece};
 use super::ranges::RangeSet;
 use super::stream::Stream;
 use super::upload::{Upload, Write, base_error, broken, source_error};
-use super::{Committed, Plan, PlannedPart, Writes, plan};
+use super::{Committed, Plan, PlannedPart, SMALL, Writes, plan};
 
 /// Where the frozen bytes of a range are.
 pub(super) type Frozen = Arc<dyn Fn(Range<u64>) -> Vec<Piece> + Send + Sync>;
@@ -42,6 +42,8 @@ pub(super) struct Job {
     pub condition: Condition,
     pub stream: Option<Stream>,
     pub frozen: Frozen,
+    /// Nobody waits for it.
+    pub background: bool,
     /// Ends the sending of parts.
     pub stop: CancellationToken,
 }
@@ -51,6 +53,7 @@ impl Job {
     pub fn is_headers_only(&self) -> bool {
         self.stream.is_none()
             && self.dirty.is_empty()
+            && self.copied.is_empty()
             && self.base.as_ref().is_some_and(|b| b.size == self.size && self.visible == self.size)
     }
 }
@@ -165,7 +168,8 @@ async fn bytes(io: &Arc<Writes>, job: &Job) -> Result<Stored> {
 }
 
 async fn put(io: &Arc<Writes>, job: &Job) -> Result<Stored> {
-    let _permit = io.permit(&io.uploads, "an upload slot").await?;
+    let slots = if job.background && job.size <= SMALL { &io.small } else { &io.uploads };
+    let _permit = io.permit(slots, "an upload slot").await?;
     let (payload, _lease) = io.gather(job.base.as_ref(), &(job.frozen)(0..job.size)).await?;
     if payload.len() != job.size {
         return Err(broken("wrong length").with_key(&job.key));

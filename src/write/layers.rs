@@ -5,8 +5,10 @@
 //! uploaded are dropped, for the new base says the same; when it fails they stay where they are.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::extents::Extents;
+use super::journal::Saved;
 use super::overlay::{Origin, Overlay, Piece, push};
 use super::ranges::RangeSet;
 
@@ -17,11 +19,47 @@ pub(super) struct Layer {
     pub cut: u64,
     /// Bytes of this layer that an upload has and we no longer do.
     pub shipped: Range<u64>,
+    /// Size of the file when the layer was made.
+    pub born: u64,
+    /// Which layer of its file it is, counted from the first one ever.
+    pub serial: u64,
+    /// Acknowledged: nothing in it may change any more, whatever becomes of a commit.
+    pub sealed: bool,
+    /// The same bytes in the journal.
+    pub saved: Option<Arc<Saved>>,
+    /// The overlay is empty: the bytes are only in the journal.
+    pub evicted: bool,
 }
 
 impl Layer {
     pub fn new(cut: u64) -> Self {
-        Layer { overlay: Overlay::default(), cut, shipped: 0..0 }
+        Layer { cut, born: cut, ..Layer::default() }
+    }
+
+    /// A layer that is in the journal only.
+    pub fn of_saved(saved: Arc<Saved>) -> Self {
+        Layer { cut: saved.cut, sealed: true, saved: Some(saved), evicted: true, ..Layer::default() }
+    }
+
+    /// The bytes that were written.
+    pub fn dirty(&self) -> &RangeSet {
+        match &self.saved {
+            Some(saved) if self.evicted => &saved.set,
+            _ => self.overlay.dirty(),
+        }
+    }
+
+    /// The pieces of a wholly dirty range.
+    fn pieces(&self, range: Range<u64>, out: &mut Vec<Piece>) {
+        match &self.saved {
+            Some(saved) if self.evicted => saved.pieces(range, out),
+            _ => self.overlay.pieces(range, out),
+        }
+    }
+
+    /// Whether it changes nothing, while the file has `size` bytes.
+    pub fn is_blank(&self, size: u64) -> bool {
+        self.dirty().is_empty() && self.shipped.is_empty() && self.cut == self.born && size == self.born
     }
 
     pub fn truncate(&mut self, size: u64) {
@@ -47,9 +85,9 @@ pub(super) fn collect(layers: &[Layer], base: u64, range: Range<u64>, out: &mut 
         push(out, visible.end.max(range.start)..range.end, Origin::Zero);
         return;
     };
-    for (part, dirty) in top.overlay.dirty().split(range) {
+    for (part, dirty) in top.dirty().split(range) {
         if dirty {
-            top.overlay.pieces(part, out);
+            top.pieces(part, out);
             continue;
         }
         let gone = meet(&part, &top.shipped);
@@ -76,7 +114,7 @@ pub(super) fn dirty(layers: &[Layer]) -> RangeSet {
     for layer in layers {
         set.remove(layer.cut..u64::MAX);
         set.insert(layer.shipped.clone());
-        for r in layer.overlay.dirty().iter() {
+        for r in layer.dirty().iter() {
             set.insert(r);
         }
     }
@@ -166,6 +204,7 @@ mod tests {
                     f.read_exact_at(&mut b, p.range.start).unwrap();
                     out.extend(b);
                 }
+                Origin::Saved(..) => panic!("nothing was saved"),
                 Origin::Base => out.extend_from_slice(&base[s..e]),
                 Origin::Copied(x) => out.extend((x.at..x.at + (e - s) as u64).map(elsewhere)),
                 Origin::Zero => out.resize(e, 0),

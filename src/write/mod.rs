@@ -25,10 +25,13 @@ use crate::error::{Error, Kind, Result};
 use crate::read::{Object, Reads};
 use crate::s3::{S3, Stored};
 
+mod acknowledge;
 mod commit;
 mod copying;
 pub mod extents;
+pub mod journal;
 mod layers;
+mod orphans;
 mod overlay;
 pub mod plan;
 pub mod ranges;
@@ -39,8 +42,15 @@ mod stream;
 mod upload;
 mod writer;
 
+pub use acknowledge::{Acknowledge, Backlog, is_passing};
+use journal::Journal;
 pub use plan::{Plan, PlannedPart, plan};
 pub use writer::Writer;
+
+/// Largest object that counts as small, and how many more of them than of parts may be in flight: so many are still
+/// less memory than the parts.
+const SMALL: u64 = 1 << 20;
+const SMALL_FACTOR: usize = 4;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -109,6 +119,10 @@ pub struct WriteSettings {
     /// Whether the store honours `If-Match` and `If-None-Match` on writes. Without it a HEAD just before the write
     /// takes their place.
     pub conditional_puts: bool,
+    /// Remembers uploads that were begun, and with `writeback` what was acknowledged.
+    pub journal: Option<Arc<Journal>>,
+    /// Whether [`Writer::acknowledge`] returns when the journal has the bytes.
+    pub writeback: bool,
 }
 
 impl Default for WriteSettings {
@@ -122,6 +136,8 @@ impl Default for WriteSettings {
             patience: Duration::from_secs(60),
             on_conflict: OnConflict::default(),
             conditional_puts: true,
+            journal: None,
+            writeback: false,
         }
     }
 }
@@ -144,6 +160,9 @@ pub struct Writes {
     rooms: Rooms,
     /// Parts in flight.
     uploads: Arc<Semaphore>,
+    /// Small objects in flight whose `close` has returned: nobody waits for one of them, so that only many at a time
+    /// keep up with who makes them.
+    small: Arc<Semaphore>,
     /// Parts being gathered from the base or from staging: each may hold a lease while the block cache wants one for
     /// the same bytes, so there are only as many as fit into the budget together.
     gathers: Arc<Semaphore>,
@@ -169,6 +188,7 @@ impl Writes {
             budget,
             settings,
             uploads: Arc::new(Semaphore::new(uploads)),
+            small: Arc::new(Semaphore::new(uploads.saturating_mul(SMALL_FACTOR).min(Semaphore::MAX_PERMITS))),
             gathers: Arc::new(Semaphore::new(gathers)),
             progress: AtomicU64::new(0),
             no_part_copy: AtomicBool::new(false),

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::extents::{Extent, Extents};
+use super::journal::Blob;
 use super::ranges::RangeSet;
 use super::staging::Job;
 use super::{Room, Rooms};
@@ -33,6 +34,8 @@ pub(super) enum Origin {
     Memory(Bytes),
     /// At the same offset of the file.
     Staged(Arc<File>),
+    /// In the journal, at this offset of the blob.
+    Saved(Arc<Blob>, u64),
     /// In the base object.
     Base,
     /// In an object that somebody copied from.
@@ -56,6 +59,9 @@ pub(super) fn push(out: &mut Vec<Piece>, range: Range<u64>, from: Origin) {
     if let Some(last) = out.last_mut().filter(|l| l.range.end == range.start) {
         let same = match (&last.from, &from) {
             (Origin::Staged(a), Origin::Staged(b)) => Arc::ptr_eq(a, b),
+            (Origin::Saved(a, at), Origin::Saved(b, next)) => {
+                Arc::ptr_eq(a, b) && *next == at + (last.range.end - last.range.start)
+            }
             (Origin::Copied(a), Origin::Copied(b)) => a.is_continued_by(b, range.start - last.range.start),
             (Origin::Base, Origin::Base) | (Origin::Zero, Origin::Zero) | (Origin::Shipped, Origin::Shipped) => true,
             _ => false,
@@ -153,6 +159,15 @@ impl Overlay {
 
     pub fn is_empty(&self) -> bool {
         self.dirty.is_empty()
+    }
+
+    /// Bytes that are held anywhere, rounded up to pages where they are staged.
+    pub fn held(&self) -> u64 {
+        let held = |page: &Page| match page {
+            Page::Memory { buffer, .. } => buffer.len() as u64,
+            Page::Staged => PAGE,
+        };
+        self.pages.values().map(held).sum()
     }
 
     pub fn extents(&self) -> &Extents {

@@ -28,7 +28,7 @@ fn meaning(what: &'static str, e: &io::Error) -> Error {
     Error::new(kind, format!("{what}: {e}")).with_fix("check the disk of `staging_dir`")
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     what: &'static str,
     f: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -88,6 +88,23 @@ pub(super) async fn read(file: &Arc<File>, range: Range<u64>) -> Result<Bytes> {
         Ok(buffer.freeze())
     })
     .await
+}
+
+/// Hands a range out piece by piece; blocks.
+pub(super) fn each_chunk(
+    file: &File,
+    range: Range<u64>,
+    out: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; (range.end - range.start).min(1 << 20) as usize];
+    let mut at = range.start;
+    while at < range.end {
+        let n = (range.end - at).min(buffer.len() as u64) as usize;
+        file.read_exact_at(&mut buffer[..n], at)?;
+        out(&buffer[..n])?;
+        at += n as u64;
+    }
+    Ok(())
 }
 
 /// Gives disk space past `size` back; best effort, for the bytes there are no longer part of anything.

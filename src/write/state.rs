@@ -13,6 +13,7 @@ use crate::read::Object;
 use crate::s3::{Condition, NewObject};
 
 use super::Writes;
+use super::acknowledge::Acknowledged;
 use super::layers::{self, Layer};
 use super::overlay::{PAGE, Piece, Stage};
 use super::ranges::RangeSet;
@@ -41,10 +42,25 @@ pub(super) struct State {
     pub(super) lost: bool,
     pub(super) unlinked: bool,
     /// The running commit: what it froze, and how to end it.
-    pub(super) running: Option<(u64, CancellationToken)>,
+    pub(super) running: Option<Frozen>,
+    /// What the journal has and the store has not.
+    pub(super) acked: Option<Acknowledged>,
+    /// The journal's number of this file, once it has a record.
+    pub(super) id: Option<u64>,
+    /// Number of the next layer.
+    pub(super) serial: u64,
     /// Commits that ended so far, and what the last one had frozen.
     pub(super) ended: u64,
     pub(super) last_frozen: u64,
+}
+
+/// What a running commit is about.
+#[derive(Clone)]
+pub(super) struct Frozen {
+    pub generation: u64,
+    /// So many layers, from the lowest.
+    pub layers: usize,
+    pub stop: CancellationToken,
 }
 
 /// What a change needs before it can happen.
@@ -72,6 +88,13 @@ impl State {
 
     pub(super) fn dirty(&self) -> bool {
         self.generation != self.stored
+    }
+
+    /// Puts an empty layer on top: what is below is not written to any more.
+    pub(super) fn push_layer(&mut self) {
+        let serial = self.serial;
+        self.serial += 1;
+        self.layers.push(Layer { serial, ..Layer::new(self.size) });
     }
 
     pub(super) fn pieces(&self, range: Range<u64>) -> Vec<Piece> {
@@ -229,7 +252,10 @@ impl State {
 
     /// Puts an emptied top layer back into the one below, when a commit failed.
     pub(super) fn thaw(&mut self) {
-        while self.layers.len() > 1 && self.layers.last().is_some_and(|l| l.overlay.is_empty()) {
+        while let [.., below, top] = &self.layers[..]
+            && top.overlay.is_empty()
+            && !below.sealed
+        {
             let cut = self.layers.pop().map_or(0, |l| l.cut);
             self.top().truncate(cut);
         }

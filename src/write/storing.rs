@@ -6,10 +6,11 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Kind, Result};
-use crate::s3::Condition;
+use crate::s3::{Condition, NewObject};
 
 use super::commit::{self, Job};
-use super::layers::{self, Layer};
+use super::layers;
+use super::state::{Frozen, State};
 use super::{Committed, Writer};
 
 impl Writer {
@@ -22,6 +23,7 @@ impl Writer {
             let s = self.state.lock();
             (s.ended, s.generation)
         };
+        let _naming = self.io.patient("a rename", self.naming.read()).await?;
         let _committing = self.io.patient("another commit", self.committing.lock()).await?;
         {
             let s = self.state.lock();
@@ -39,7 +41,7 @@ impl Writer {
             let Some(job) = self.freeze().await? else { break };
             let stale = job.stream.as_ref().is_some_and(|s| s.upload.object != job.object);
             let headers_only = last.is_some() && job.is_headers_only();
-            let frozen = Running { writer: self, ended: false };
+            let frozen = Running::new(self);
             let done = commit::store(&self.io, &job).await;
             match (frozen.end(job, done, stale, headers_only), &mut last) {
                 (Ok(done), last) => *last = Some(done),
@@ -55,6 +57,8 @@ impl Writer {
                 break;
             }
         }
+        // Who asked for it may copy or delete the object next: a record must not bring it back after that.
+        self.settle_record(true).await;
         Ok(last)
     }
 
@@ -75,13 +79,19 @@ impl Writer {
         if !s.dirty() {
             return Ok(None);
         }
-        let stop = CancellationToken::new();
-        s.running = Some((s.generation, stop.clone()));
         for layer in &mut s.layers {
             layer.overlay.freeze();
         }
-        let (n, size, base) = (s.layers.len(), s.size, s.base_size());
-        s.layers.push(Layer::new(size));
+        let (n, generation, size, object) = (s.layers.len(), s.generation, s.size, s.object.clone());
+        s.push_layer();
+        Ok(Some(self.job(&mut s, n, generation, size, object)))
+    }
+
+    /// A commit of the lowest `n` layers, which are frozen.
+    pub(super) fn job(&self, s: &mut State, n: usize, generation: u64, size: u64, object: NewObject) -> Job {
+        let stop = CancellationToken::new();
+        s.running = Some(Frozen { generation, layers: n, stop: stop.clone() });
+        let base = s.base_size();
         let state = self.state.clone();
         let frozen = move |range: Range<u64>| {
             let mut out = Vec::new();
@@ -90,37 +100,19 @@ impl Writer {
             out
         };
         s.touched = true;
-        Ok(Some(Job {
+        Job {
             key: s.key.clone(),
             base: s.base.clone(),
             visible: layers::visible(&s.layers[..n], base),
             dirty: layers::dirty(&s.layers[..n]),
             copied: layers::copied(&s.layers[..n]),
             size,
-            object: s.object.clone(),
+            object,
             condition: s.condition.clone(),
             stream: s.stream.take(),
             frozen: Arc::new(frozen),
+            background: false,
             stop,
-        }))
-    }
-
-    /// Nothing of this writer is on its way to the store while the guard lives, and commits wait: for what copies or
-    /// replaces the object meanwhile. [`Kind::Timeout`] when a commit goes on without any progress.
-    pub async fn quiet(&self) -> Result<tokio::sync::MutexGuard<'_, ()>> {
-        self.io.patient("another commit", self.committing.lock()).await
-    }
-
-    /// As [`Writer::unlink`], without waiting for a commit that is under way.
-    pub fn forsake(&self) {
-        let stop = {
-            let mut s = self.state.lock();
-            s.unlinked = true;
-            s.stream = None;
-            s.running.as_ref().map(|(_, stop)| stop.clone())
-        };
-        if let Some(stop) = stop {
-            stop.cancel();
         }
     }
 
@@ -129,34 +121,53 @@ impl Writer {
     /// When it returns no request of this writer is on its way that could bring the object back, unless `patience`
     /// passed.
     pub async fn unlink(&self) {
-        self.forsake();
+        let stop = {
+            let mut s = self.state.lock();
+            s.unlinked = true;
+            s.stream = None;
+            s.running.as_ref().map(|frozen| frozen.stop.clone())
+        };
+        if let Some(stop) = stop {
+            stop.cancel();
+        }
         if let Err(e) = self.io.patient("the last upload", self.committing.lock()).await {
             tracing::warn!("delete of a file that is being stored: {e}");
         }
+        self.end_record().await;
     }
 }
 
 /// A running commit: whichever way its future ends, the state learns of it.
-struct Running<'a> {
+pub(super) struct Running<'a> {
     writer: &'a Writer,
     ended: bool,
 }
 
 impl Running<'_> {
+    pub(super) fn new(writer: &Writer) -> Running<'_> {
+        Running { writer, ended: false }
+    }
+
     /// `stale`: the stored object does not carry the headers of `job` yet. `headers_only`: its bytes are stored
     /// whatever `done` says.
-    fn end(mut self, job: Job, done: Result<Committed>, stale: bool, headers_only: bool) -> Result<Committed> {
+    pub(super) fn end(
+        mut self,
+        job: Job,
+        done: Result<Committed>,
+        stale: bool,
+        headers_only: bool,
+    ) -> Result<Committed> {
         self.ended = true;
         let mut s = self.writer.state.lock();
-        let generation = s.running.take().map_or(s.generation, |(g, _)| g);
+        let frozen = s.running.take();
+        let generation = frozen.as_ref().map_or(s.generation, |f| f.generation);
         s.ended += 1;
         s.last_frozen = generation;
         match done {
             Ok(committed) => {
-                // All but the layer that was pushed when the others froze.
-                let top = s.layers.pop().unwrap_or_else(|| Layer::new(job.size));
-                s.layers.clear();
-                s.layers.push(top);
+                // There is always one above those that froze.
+                let n = frozen.map_or(0, |f| f.layers).min(s.layers.len() - 1);
+                s.layers.drain(..n);
                 s.base = Some(committed.object.clone());
                 s.condition = Condition::None;
                 s.failed = None;
@@ -187,9 +198,9 @@ impl Drop for Running<'_> {
             return;
         }
         let mut s = self.writer.state.lock();
-        if let Some((generation, _)) = s.running.take() {
+        if let Some(frozen) = s.running.take() {
             s.ended += 1;
-            s.last_frozen = generation;
+            s.last_frozen = frozen.generation;
         }
         // The job, and a stream in it, went with the future.
         let sent = s.layers.iter().any(|l| !l.shipped.is_empty());

@@ -24,13 +24,19 @@ use super::{OnConflict, Writes, staging};
 
 static ZEROS: [u8; 128 << 10] = [0; 128 << 10];
 
+/// An upload that the store knows, and the journal's number of it.
+struct Begun {
+    id: String,
+    token: Option<u64>,
+}
+
 /// A multipart upload, created by its first part.
 pub(super) struct Upload {
     io: Arc<Writes>,
     pub key: Key,
     /// What the upload was, or will be, created with.
     pub object: NewObject,
-    id: OnceCell<String>,
+    id: OnceCell<Begun>,
     /// What parts were copied from.
     sources: Mutex<Vec<Object>>,
     complete: AtomicBool,
@@ -53,13 +59,17 @@ impl Upload {
     pub async fn id(self: &Arc<Self>) -> Result<&str> {
         if self.id.get().is_none() {
             let me = self.clone();
-            let create =
-                async move { me.id.get_or_try_init(|| me.io.s3.create_upload(&me.key, &me.object)).await.map(|_| ()) };
+            let create = async move { me.id.get_or_try_init(|| me.begin()).await.map(|_| ()) };
             let created = self.io.runtime.spawn(self.io.tasks.track_future(create));
             created.await.map_err(|_| broken("the task that creates the upload died"))??;
             self.io.progressed();
         }
-        self.id.get().map(String::as_str).ok_or_else(|| broken("no upload"))
+        self.id.get().map(|b| &*b.id).ok_or_else(|| broken("no upload"))
+    }
+
+    async fn begin(&self) -> Result<Begun> {
+        let (id, token) = self.io.create_upload(&self.key, &self.object).await?;
+        Ok(Begun { id, token })
     }
 
     /// A part was copied from `object`.
@@ -90,6 +100,7 @@ impl Upload {
         let id = self.id().await?;
         let stored = self.io.conditional(&self.key, base, condition, Write::Complete(id, parts)).await?;
         self.complete.store(true, Ordering::Relaxed);
+        self.io.upload_ended(self.id.get().and_then(|b| b.token));
         Ok(stored)
     }
 }
@@ -99,12 +110,12 @@ impl Drop for Upload {
         if *self.complete.get_mut() {
             return;
         }
-        let Some(id) = self.id.take() else { return };
+        let Some(Begun { id, token }) = self.id.take() else { return };
         let (io, key) = (self.io.clone(), self.key.clone());
         let patience = io.settings.patience;
         self.io.runtime.spawn(self.io.tasks.track_future(async move {
             match tokio::time::timeout(patience, io.s3.abort_upload(&key, &id)).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => io.upload_ended(token),
                 Ok(Err(e)) => tracing::warn!("an upload was left behind: {e}"),
                 Err(_) => tracing::warn!("an upload of {key:?} was left behind: the abort timed out"),
             }
@@ -187,7 +198,7 @@ impl Writes {
     pub(super) async fn gather(&self, base: Option<&Object>, pieces: &[Piece]) -> Result<(Payload, Option<Lease>)> {
         let fetched: u64 = pieces
             .iter()
-            .filter(|p| matches!(p.from, Origin::Staged(_) | Origin::Base | Origin::Copied(_)))
+            .filter(|p| matches!(p.from, Origin::Staged(_) | Origin::Saved(..) | Origin::Base | Origin::Copied(_)))
             .map(|p| p.range.end - p.range.start)
             .sum();
         let mut lease = None;
@@ -214,6 +225,7 @@ impl Writes {
                     }
                 }
                 Origin::Staged(file) => out.push(staging::read(file, piece.range.clone()).await?),
+                Origin::Saved(blob, offset) => out.push(blob.read(*offset..offset + len).await?),
                 Origin::Base => {
                     let Some(object) = base else { return Err(broken("base bytes without a base")) };
                     let bytes =

@@ -8,7 +8,7 @@
 //! 4. A failed commit is remembered until one succeeds; what was written stays, so that the next one can. Only a
 //!    failed stream is lost for good, because the bytes it sent are gone.
 //!
-//! Lock order: `committing`, then `gate`, then `state`. `state` is never held across an await.
+//! Lock order: `naming`, `committing`, `journaling`, `gate`, `state`. `state` is never held across an await.
 
 use std::sync::Arc;
 
@@ -35,6 +35,10 @@ pub struct Writer {
     pub(super) state: Arc<Mutex<State>>,
     pub(super) gate: tokio::sync::Mutex<()>,
     pub(super) committing: tokio::sync::Mutex<()>,
+    /// Held by whoever writes a record of the file to the journal: records are in the order of what they say.
+    pub(super) journaling: tokio::sync::Mutex<()>,
+    /// Held for reading by commits, for writing by a rename that must not meet one.
+    pub(super) naming: tokio::sync::RwLock<()>,
 }
 
 /// One buffer of the pieces that are all in memory.
@@ -77,13 +81,22 @@ impl Writer {
             running: None,
             ended: 0,
             last_frozen: 0,
+            acked: None,
+            id: None,
+            serial: 1,
             base,
         };
+        Writer::of(io, state)
+    }
+
+    pub(super) fn of(io: Arc<Writes>, state: State) -> Arc<Writer> {
         Arc::new(Writer {
             io,
             state: Arc::new(Mutex::new(state)),
-            gate: tokio::sync::Mutex::new(()),
-            committing: tokio::sync::Mutex::new(()),
+            gate: tokio::sync::Mutex::default(),
+            committing: tokio::sync::Mutex::default(),
+            journaling: tokio::sync::Mutex::default(),
+            naming: tokio::sync::RwLock::default(),
         })
     }
 
@@ -270,6 +283,7 @@ impl Writer {
                     }
                     bytes
                 }
+                (Origin::Saved(blob, at), _) => blob.read(*at..at + (p.range.end - p.range.start)).await?,
                 _ => return Err(Error::new(Kind::Io, "read: bytes are nowhere").with_key(self.key())),
             });
         }
@@ -395,14 +409,23 @@ impl Writer {
         if offset >= s.size { offset } else { s.data().end_of(offset).unwrap_or(offset) }
     }
 
-    /// Changes what the next commit carries; false when nothing is dirty.
+    /// Changes what the next commit carries; false when nothing is dirty. Where everything is acknowledged and nothing
+    /// is on its way yet, that is the commit that is to come anyway.
     pub fn edit_object(&self, f: &mut dyn FnMut(&mut NewObject)) -> bool {
         let mut s = self.state.lock();
         if !s.dirty() || s.unlinked {
             return false;
         }
+        let before = s.object.clone();
         f(&mut s.object);
-        s.generation += 1;
+        if s.object == before {
+            return true;
+        }
+        let (generation, object, waits) = (s.generation, s.object.clone(), s.running.is_none());
+        match s.acked.as_mut().filter(|a| waits && a.generation == generation) {
+            Some(acked) => acked.object = object,
+            None => s.generation += 1,
+        }
         true
     }
 
@@ -429,15 +452,30 @@ impl Writer {
         }
     }
 
-    /// Gives a file another name of which nothing is stored. Errors: [`Kind::Busy`] when something is, or is about to be.
-    pub fn rekey(&self, key: Key) -> Result<()> {
-        let mut s = self.state.lock();
-        if s.base.is_some() || s.touched || s.running.is_some() {
-            return Err(Error::new(Kind::Busy, "rename: the file is being stored").with_key(&s.key));
+    /// Keeps commits from beginning as long as the answer lives, and waits for the one that runs.
+    pub async fn hold_commits(&self) -> Result<tokio::sync::RwLockWriteGuard<'_, ()>> {
+        self.io.patient("a commit", self.naming.write()).await
+    }
+
+    /// Gives a file another name of which nothing is stored; the caller holds its commits back. Errors: [`Kind::Busy`]
+    /// when something is stored, or may be; those of the journal, and then the name is the old one.
+    pub async fn rekey(&self, key: Key) -> Result<()> {
+        let _journaling = self.io.patient("the journal", self.journaling.lock()).await?;
+        let (old, condition, id) = {
+            let mut s = self.state.lock();
+            if s.base.is_some() || s.touched || s.running.is_some() {
+                return Err(Error::new(Kind::Busy, "rename: the file is being stored").with_key(&s.key));
+            }
+            // A rename replaces what was there.
+            let condition = std::mem::take(&mut s.condition);
+            (std::mem::replace(&mut s.key, key.clone()), condition, s.id)
+        };
+        let Some((journal, id)) = self.io.settings.journal.as_ref().zip(id) else { return Ok(()) };
+        let written = journal.rekey(id, &key).await;
+        if written.is_err() {
+            let mut s = self.state.lock();
+            (s.key, s.condition) = (old, condition);
         }
-        s.key = key;
-        // A rename replaces what was there.
-        s.condition = Condition::None;
-        Ok(())
+        written
     }
 }

@@ -151,6 +151,7 @@ impl Place {
     fn mount_command(&self, server: &Server, source: &str, more: &str) -> Command {
         let mut mount = command(env!("CARGO_BIN_EXE_xosfs"));
         set_keys(&mut mount, server);
+        mount.env("STATE_DIRECTORY", self.path("state"));
         mount.args(["mount", source]).arg(&self.dir).arg("-o").arg(self.options(server, more));
         mount
     }

@@ -6,7 +6,9 @@
 //! 2. Other mounts of this user may exist while the tests run: what lists all of them is only asked for its own.
 #![cfg(feature = "demo")]
 
+mod doctor;
 mod figures;
+mod journal;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -144,8 +146,9 @@ impl Place {
 
     fn options(&self, server: &Server, more: &str) -> String {
         let comma = if more.is_empty() { "" } else { "," };
-        let (staging, log) = (self.path("staging"), self.path("log"));
-        format!("endpoint={},staging_dir={},log={}{comma}{more}", server.endpoint(), staging.display(), log.display())
+        let path = |name: &str| self.path(name).display().to_string();
+        let dirs = format!("staging_dir={},state_dir={},log={}", path("staging"), path("state"), path("log"));
+        format!("endpoint={},{dirs}{comma}{more}", server.endpoint())
     }
 
     fn mount_command(&self, server: &Server, source: &str, more: &str) -> Command {

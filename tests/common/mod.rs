@@ -386,6 +386,7 @@ impl TestMount {
         let mut c = command(binary());
         server.set_env(&mut c);
         let out = fs::File::create(&log).unwrap();
+        c.env("STATE_DIRECTORY", temp.path().join("state"));
         c.arg("mount").arg(source).arg(&dir).args(["--foreground", "-o", &all.join(",")]);
         c.stdout(out.try_clone().unwrap()).stderr(out);
         let child = c.spawn().expect("the binary starts");

@@ -1,0 +1,730 @@
+//! `writeback`: acknowledging from the journal, and storing in the background what was acknowledged.
+//!
+//! 1. What was acknowledged is a stack of sealed layers. Later writes go above them, so that neither a commit nor a
+//!    crash ever publishes a file that is half written: a background commit stores the sealed layers and no more.
+//! 2. Layers are folded when they get many: a program that appends a line and closes, ten thousand times while the
+//!    store is away, must not make ten thousand of them.
+//! 3. The journal is no place for everything: a streamed file, and one for which it has no room, is stored before it
+//!    is acknowledged, as without `writeback`.
+//! 4. After a crash nobody knows whether the last commit arrived. Where it would fail for that reason, a look at the
+//!    object tells: it has the bytes of the first so many layers, or somebody else stored it.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use crate::error::{Error, Kind, Result};
+use crate::read::Object;
+use crate::s3::{Condition, NewObject, Stored};
+
+use super::journal::{Blob, INLINE, Journal, Live, PendingState, Replay, Saved};
+use super::layers::{self, Layer};
+use super::overlay::{Origin, Overlay, Piece};
+use super::state::State;
+use super::storing::Running;
+use super::{Committed, Writer, Writes, commit, staging};
+
+/// Sealed layers of one file above which they are folded into one.
+const LAYERS_MAX: usize = 16;
+/// Bytes that are folded at most: they are copied in memory and written to the journal again.
+const FOLD_MAX: u64 = 4 << 20;
+/// Bytes compared at a time.
+const CHUNK: u64 = 1 << 20;
+
+/// What of a file the journal has and the store has not.
+#[derive(Clone)]
+pub(super) struct Acknowledged {
+    pub generation: u64,
+    /// The topmost layer that belongs to it.
+    pub serial: Option<u64>,
+    pub size: u64,
+    pub object: NewObject,
+    pub since: SystemTime,
+    pub attempts: u32,
+    pub state: PendingState,
+    pub reason: Option<Error>,
+}
+
+/// How a file was acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledge {
+    /// There was nothing to acknowledge.
+    Nothing,
+    /// The journal has it; [`Writer::commit_acknowledged`] is to follow.
+    Journaled,
+    /// The journal does not take it: [`Writer::commit`] has to store it first.
+    Store,
+}
+
+/// What is known of a file that was acknowledged and is not stored.
+#[derive(Clone, Debug)]
+pub struct Backlog {
+    pub id: u64,
+    /// Bytes.
+    pub size: u64,
+    pub since: SystemTime,
+    pub attempts: u32,
+    pub state: PendingState,
+    pub reason: Option<Error>,
+}
+
+/// What has to be written before a layer is in the journal.
+struct Unsaved {
+    serial: u64,
+    cut: u64,
+    size: u64,
+    pieces: Vec<Piece>,
+}
+
+impl Unsaved {
+    fn bytes(&self) -> u64 {
+        let held = |p: &&Piece| !matches!(p.from, Origin::Zero);
+        self.pieces.iter().filter(held).map(|p| p.range.end - p.range.start).sum()
+    }
+
+    /// The ranges, with the offsets that the bytes get in the blob.
+    fn ranges(&self) -> Vec<(Range<u64>, Option<u64>)> {
+        let mut at = 0;
+        let mut ranges = Vec::with_capacity(self.pieces.len());
+        for p in &self.pieces {
+            let zero = matches!(p.from, Origin::Zero);
+            push_range(&mut ranges, p.range.clone(), (!zero).then_some(at));
+            if !zero {
+                at += p.range.end - p.range.start;
+            }
+        }
+        ranges
+    }
+}
+
+/// Appends a range, joined to the last one where both are one stretch of the blob.
+fn push_range(ranges: &mut Vec<(Range<u64>, Option<u64>)>, range: Range<u64>, at: Option<u64>) {
+    if let Some((last, from)) = ranges.last_mut().filter(|(l, _)| l.end == range.start) {
+        let follows = match (*from, at) {
+            (Some(from), Some(at)) => from + (last.end - last.start) == at,
+            (from, at) => from == at,
+        };
+        if follows {
+            last.end = range.end;
+            return;
+        }
+    }
+    ranges.push((range, at));
+}
+
+/// A record that is about to be written.
+struct Draft {
+    live: Live,
+    fresh: Vec<(Arc<Blob>, Vec<Bytes>)>,
+    new_file: bool,
+}
+
+impl State {
+    /// The layers that were acknowledged, from the lowest.
+    fn sealed(&self, acked: &Acknowledged) -> usize {
+        let Some(last) = acked.serial else { return 0 };
+        self.layers.iter().take_while(|l| l.serial <= last).count()
+    }
+
+    /// Seals what is here. `None`: there is something in it that the journal cannot have.
+    fn seal(&mut self, id: u64) -> Option<(Acknowledged, Vec<Unsaved>)> {
+        if self.stream.is_some() || self.layers.iter().any(|l| !l.shipped.is_empty()) {
+            return None;
+        }
+        let size = self.size;
+        if !self.top().is_blank(size) {
+            self.push_layer();
+        }
+        let n = self.layers.len() - 1;
+        let ends: Vec<u64> = self.layers[1..].iter().map(|l| l.born).collect();
+        let mut unsaved = Vec::new();
+        for (layer, size) in self.layers[..n].iter_mut().zip(ends) {
+            layer.sealed = true;
+            if layer.saved.is_some() {
+                continue;
+            }
+            layer.overlay.freeze();
+            let mut pieces = Vec::new();
+            for range in layer.overlay.dirty().iter() {
+                layer.overlay.pieces(range, &mut pieces);
+            }
+            if !pieces.iter().all(|p| matches!(p.from, Origin::Memory(_) | Origin::Staged(_) | Origin::Zero)) {
+                return None;
+            }
+            unsaved.push(Unsaved { serial: layer.serial, cut: layer.cut, size, pieces });
+        }
+        let before = self.acked.as_ref();
+        let acked = Acknowledged {
+            generation: self.generation,
+            serial: self.layers[..n].last().map(|l| l.serial),
+            size,
+            object: self.object.clone(),
+            since: before.map_or_else(SystemTime::now, |a| a.since),
+            attempts: 0,
+            state: before.map(|a| a.state).filter(|s| *s == PendingState::Uploading).unwrap_or(PendingState::Queued),
+            reason: None,
+        };
+        self.id = Some(id);
+        Some((acked, unsaved))
+    }
+
+    /// The record of what was acknowledged; `None` when a layer of it is not in the journal.
+    fn live(&self, id: u64, acked: &Acknowledged) -> Option<Live> {
+        let layers = &self.layers[..self.sealed(acked)];
+        Some(Live {
+            id,
+            key: self.key.clone(),
+            base: self.base.clone(),
+            since: acked.since,
+            size: acked.size,
+            layers: layers.iter().map(|l| l.saved.clone()).collect::<Option<_>>()?,
+            object: acked.object.clone(),
+            condition: self.condition.clone(),
+            attempts: acked.attempts,
+            parked: acked.state == PendingState::Parked,
+            reason: acked.reason.as_ref().map(Error::to_string),
+            seq: 0,
+            segment: 0,
+        })
+    }
+
+    /// Folds the sealed layers that no commit is about, where they are many and in memory.
+    fn fold(&mut self, io: &Writes) {
+        let first = self.running.as_ref().map_or(0, |f| f.layers);
+        let end = self.acked.as_ref().map_or(0, |a| self.sealed(a));
+        if end.saturating_sub(first) < LAYERS_MAX {
+            return;
+        }
+        let layers = &self.layers[first..end];
+        let bytes: u64 = layers.iter().flat_map(|l| l.dirty().iter().map(|r| r.end - r.start)).sum();
+        if bytes > FOLD_MAX || layers.iter().any(|l| l.evicted || l.overlay.file().is_some()) {
+            return;
+        }
+        let mut folded = Overlay::default();
+        let mut cut = u64::MAX;
+        for layer in layers {
+            folded.truncate(layer.cut);
+            cut = cut.min(layer.cut);
+            let mut pieces = Vec::new();
+            for range in layer.overlay.dirty().iter() {
+                layer.overlay.pieces(range, &mut pieces);
+            }
+            for piece in pieces {
+                let taken = match &piece.from {
+                    Origin::Memory(bytes) => folded.write(piece.range.start, bytes, &io.rooms, usize::MAX),
+                    _ => {
+                        folded.punch(piece.range);
+                        true
+                    }
+                };
+                if !taken {
+                    return;
+                }
+            }
+        }
+        folded.freeze();
+        let last = &layers[layers.len() - 1];
+        let (born, serial) = (layers[0].born, last.serial);
+        let layer = Layer { overlay: folded, cut, born, serial, sealed: true, ..Layer::default() };
+        self.layers.splice(first..end, [layer]);
+    }
+
+    /// Gives the memory and the staging files of layers up that the journal has.
+    fn evict(&mut self, all: bool) {
+        for layer in self.layers.iter_mut().filter(|l| l.sealed && l.saved.is_some() && !l.evicted) {
+            if all || layer.overlay.file().is_some() {
+                layer.overlay = Overlay::default();
+                layer.evicted = true;
+            }
+        }
+    }
+}
+
+impl Writer {
+    fn journal(&self) -> Option<&Arc<Journal>> {
+        self.io.settings.journal.as_ref().filter(|_| self.io.settings.writeback)
+    }
+
+    /// A file that a journal has, as it was acknowledged.
+    pub(super) fn replayed(io: Arc<Writes>, live: Live) -> Arc<Writer> {
+        let mut layers: Vec<Layer> = live.layers.iter().map(|s| Layer::of_saved(s.clone())).collect();
+        let mut born = live.base.as_ref().map_or(0, |b| b.size);
+        for (layer, serial) in layers.iter_mut().zip(1..) {
+            (layer.born, layer.serial) = (born, serial);
+            born = layer.saved.as_ref().map_or(born, |s| s.size);
+        }
+        let last = layers.len() as u64;
+        layers.push(Layer { serial: last + 1, ..Layer::new(live.size) });
+        let acked = Acknowledged {
+            generation: 1,
+            serial: (last > 0).then_some(last),
+            size: live.size,
+            object: live.object.clone(),
+            since: live.since,
+            attempts: 0,
+            state: PendingState::Queued,
+            reason: None,
+        };
+        let state = State {
+            key: live.key,
+            object: live.object,
+            condition: live.condition,
+            size: live.size,
+            expected: 0,
+            layers,
+            stream: None,
+            generation: 1,
+            stored: 0,
+            // It may have been sent before the crash.
+            touched: true,
+            failed: None,
+            lost: false,
+            unlinked: false,
+            running: None,
+            acked: Some(acked),
+            id: Some(live.id),
+            serial: last + 2,
+            ended: 0,
+            last_frozen: 0,
+            base: live.base,
+        };
+        Writer::of(io, state)
+    }
+
+    /// With `writeback`, makes everything written so far safe in the journal. Errors: that of a failed stream.
+    pub async fn acknowledge(&self) -> Result<Acknowledge> {
+        match self.journal() {
+            Some(journal) => Ok(self.acknowledge_here(journal).await?.unwrap_or(Acknowledge::Store)),
+            None => Ok(Acknowledge::Store),
+        }
+    }
+
+    /// `None`: the store has to take it.
+    async fn acknowledge_here(&self, journal: &Arc<Journal>) -> Result<Option<Acknowledge>> {
+        let _journaling = self.io.patient("the journal", self.journaling.lock()).await?;
+        let (acked, id, unsaved) = {
+            let _gate = self.gate().await?;
+            let mut s = self.state.lock();
+            s.check()?;
+            if s.unlinked || !s.dirty() {
+                return Ok(Some(Acknowledge::Nothing));
+            }
+            if s.acked.as_ref().is_some_and(|a| a.generation == s.generation) {
+                return Ok(Some(Acknowledge::Journaled));
+            }
+            let held: u64 = s.layers.iter().filter(|l| l.saved.is_none()).map(|l| l.overlay.held()).sum();
+            if !journal.has_room(held) {
+                return Ok(None);
+            }
+            s.fold(&self.io);
+            if s.layers.len() > 4 * LAYERS_MAX {
+                return Ok(None);
+            }
+            let id = s.id.unwrap_or_else(|| journal.number());
+            let Some((acked, unsaved)) = s.seal(id) else { return Ok(None) };
+            (acked, id, unsaved)
+        };
+        match self.write_record(journal, id, &acked, unsaved).await {
+            Ok(()) => {
+                let mut s = self.state.lock();
+                // Where a commit of everything came to its end meanwhile, it waits for us to bring the record in step.
+                s.acked = Some(acked);
+                let tight = self.io.memory() > self.io.budget.limit() / 4;
+                s.evict(tight);
+                Ok(Some(Acknowledge::Journaled))
+            }
+            Err(e) => {
+                tracing::warn!("the journal did not take {:?}, so close waits for the store: {e}", self.key());
+                Ok(None)
+            }
+        }
+    }
+
+    async fn write_record(
+        &self,
+        journal: &Arc<Journal>,
+        id: u64,
+        acked: &Acknowledged,
+        unsaved: Vec<Unsaved>,
+    ) -> Result<()> {
+        let mut fresh = Vec::new();
+        let mut files = Vec::new();
+        let mut written = Vec::with_capacity(unsaved.len());
+        let mut failed = None;
+        for layer in unsaved {
+            let blob = match self.write_layer(journal, &layer, &mut fresh).await {
+                Ok(blob) => blob,
+                Err(e) => {
+                    failed = Some(e);
+                    break;
+                }
+            };
+            if let Some(blob) = blob.as_ref().filter(|b| !fresh.iter().any(|(f, _)| Arc::ptr_eq(f, b))) {
+                files.push(blob.clone());
+            }
+            let ranges = layer.ranges();
+            written.push((layer.serial, Arc::new(Saved::new(layer.cut, layer.size, ranges, blob))));
+        }
+        let result = match failed {
+            Some(e) => Err(e),
+            None => {
+                let live = {
+                    let mut s = self.state.lock();
+                    for layer in &mut s.layers {
+                        if let Some((_, saved)) = written.iter().find(|(serial, _)| *serial == layer.serial) {
+                            layer.saved = Some(saved.clone());
+                        }
+                    }
+                    s.live(id, acked)
+                };
+                // Layers that a commit stored meanwhile are in its object, which the record then has as its base.
+                let live = live.ok_or_else(|| Error::new(Kind::Io, "journal: a layer is missing"))?;
+                let draft = Draft { live, fresh, new_file: !files.is_empty() };
+                journal.save(draft.live, draft.fresh, draft.new_file, true).await
+            }
+        };
+        if result.is_err() {
+            let mut s = self.state.lock();
+            for layer in &mut s.layers {
+                if written.iter().any(|(serial, _)| *serial == layer.serial) {
+                    layer.saved = None;
+                }
+            }
+            drop(s);
+            files.iter().for_each(|blob| journal.drop_file(blob));
+        }
+        result
+    }
+
+    /// The blob of a layer: bytes that go with the record, or a file.
+    async fn write_layer(
+        &self,
+        journal: &Arc<Journal>,
+        layer: &Unsaved,
+        fresh: &mut Vec<(Arc<Blob>, Vec<Bytes>)>,
+    ) -> Result<Option<Arc<Blob>>> {
+        let bytes = layer.bytes();
+        if bytes == 0 {
+            return Ok(None);
+        }
+        if bytes <= INLINE {
+            let mut pieces = Vec::new();
+            for p in &layer.pieces {
+                match &p.from {
+                    Origin::Memory(b) => pieces.push(b.clone()),
+                    Origin::Staged(file) => pieces.push(staging::read(file, p.range.clone()).await?),
+                    _ => {}
+                }
+            }
+            let blob = journal.inline(&pieces);
+            fresh.push((blob.clone(), pieces));
+            return Ok(Some(blob));
+        }
+        let (journal, pieces) = (journal.clone(), layer.pieces.clone());
+        let write = move || {
+            journal.write_file(&mut |out| {
+                for p in &pieces {
+                    match &p.from {
+                        Origin::Memory(b) => out(b)?,
+                        Origin::Staged(file) => staging::each_chunk(file, p.range.clone(), out)?,
+                        _ => {}
+                    }
+                }
+                Ok(())
+            })
+        };
+        staging::blocking("write the journal", write).await.map(Some)
+    }
+
+    /// Brings the record in step after a commit. `durable`: waits until it is safe.
+    pub(super) async fn settle_record(&self, durable: bool) {
+        let Some(journal) = self.io.settings.journal.clone() else { return };
+        if self.state.lock().id.is_none() {
+            return;
+        }
+        let _journaling = self.journaling.lock().await;
+        let (id, next) = {
+            let mut s = self.state.lock();
+            let Some(id) = s.id else { return };
+            match s.acked.clone() {
+                Some(acked) if acked.generation > s.stored => {
+                    // Where a layer is not in the journal (the last record could not be written), the record that
+                    // is there stays: what it says of the base is found out when it is replayed.
+                    let Some(live) = s.live(id, &acked) else { return };
+                    (id, Some(live))
+                }
+                _ => {
+                    s.acked = None;
+                    s.id = None;
+                    (id, None)
+                }
+            }
+        };
+        let written = match next {
+            Some(live) => journal.save(live, Vec::new(), false, durable).await,
+            None => journal.done(id, durable).await,
+        };
+        if let Err(e) = written {
+            tracing::warn!("the journal does not know that {:?} is stored: {e}", self.key());
+        }
+    }
+
+    /// Nothing of the file is to be stored any more.
+    pub(super) async fn end_record(&self) {
+        let Some(journal) = self.io.settings.journal.clone() else { return };
+        let _journaling = self.journaling.lock().await;
+        let Some(id) = ({
+            let mut s = self.state.lock();
+            s.acked = None;
+            s.id.take()
+        }) else {
+            return;
+        };
+        if let Err(e) = journal.done(id, true).await {
+            tracing::error!("after a crash {:?} would be stored although it was deleted: {e}", self.key());
+        }
+    }
+
+    /// Makes the bytes that only the journal has readable from memory and staging: the record is about to end, and
+    /// handles are still open.
+    pub async fn bring_back(&self) -> Result<()> {
+        let _gate = self.gate().await?;
+        let evicted: Vec<(u64, Arc<Saved>)> = {
+            let s = self.state.lock();
+            s.layers.iter().filter(|l| l.evicted).filter_map(|l| Some((l.serial, l.saved.clone()?))).collect()
+        };
+        for (serial, saved) in evicted {
+            let mut overlay = Overlay::default();
+            overlay.set_file(staging::open(&self.io.settings.staging_dir).await?);
+            let mut pieces = Vec::new();
+            saved.set.iter().for_each(|r| saved.pieces(r, &mut pieces));
+            for piece in pieces {
+                let Origin::Saved(blob, start) = &piece.from else {
+                    overlay.punch(piece.range);
+                    continue;
+                };
+                let mut at = piece.range.start;
+                while at < piece.range.end {
+                    let end = piece.range.end.min(at + CHUNK);
+                    let from = start + (at - piece.range.start);
+                    let data = blob.read(from..from + (end - at)).await?;
+                    let (jobs, pages) = overlay.stage(at, &data, &self.io.rooms, 0).split();
+                    if let Some(file) = overlay.file() {
+                        staging::run(&file.clone(), jobs).await?;
+                    }
+                    overlay.finish(at, &data, pages);
+                    at = end;
+                }
+            }
+            let mut s = self.state.lock();
+            if let Some(layer) = s.layers.iter_mut().find(|l| l.serial == serial && l.evicted) {
+                layer.overlay = overlay;
+                layer.evicted = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether anything was changed that neither the journal nor the store has.
+    pub fn is_unacknowledged(&self) -> bool {
+        let s = self.state.lock();
+        s.dirty() && !s.unlinked && s.acked.as_ref().is_none_or(|a| a.generation != s.generation)
+    }
+
+    /// What was acknowledged and is not stored.
+    pub fn backlog(&self) -> Option<Backlog> {
+        let s = self.state.lock();
+        let (a, id) = s.acked.as_ref().zip(s.id)?;
+        Some(Backlog {
+            id,
+            size: a.size,
+            since: a.since,
+            attempts: a.attempts,
+            state: a.state,
+            reason: a.reason.clone(),
+        })
+    }
+
+    /// How the last attempt to store it ended; `parked`: there will be no other by itself.
+    pub fn note_attempt(&self, parked: bool, reason: &Error) {
+        let mut s = self.state.lock();
+        let id = s.id;
+        let Some((acked, id)) = s.acked.as_mut().zip(id) else { return };
+        acked.attempts += 1;
+        acked.state = if parked { PendingState::Parked } else { PendingState::Queued };
+        acked.reason = Some(reason.clone());
+        if let Some(journal) = &self.io.settings.journal {
+            journal.tried(id, acked.attempts, parked, reason);
+        }
+    }
+
+    /// Puts a parked file back in the queue.
+    pub fn unpark(&self) {
+        if let Some(a) = self.state.lock().acked.as_mut().filter(|a| a.state == PendingState::Parked) {
+            a.state = PendingState::Queued;
+        }
+    }
+
+    /// Writes down what [`Writer::edit_object`] changed; best effort, as nobody was promised anything.
+    pub async fn refresh_record(&self) {
+        let Some(journal) = self.journal() else { return };
+        let _journaling = self.journaling.lock().await;
+        let live = {
+            let s = self.state.lock();
+            s.acked.as_ref().zip(s.id).and_then(|(acked, id)| s.live(id, acked))
+        };
+        if let Some(live) = live
+            && let Err(e) = journal.save(live, Vec::new(), false, false).await
+        {
+            tracing::debug!("{e}");
+        }
+    }
+
+    /// Stores what was acknowledged, and nothing that was written later; `None` when there is nothing.
+    pub async fn commit_acknowledged(&self) -> Result<Option<Committed>> {
+        let _naming = self.io.patient("a rename", self.naming.read()).await?;
+        let _committing = self.io.patient("another commit", self.committing.lock()).await?;
+        let blobs: Vec<Arc<Blob>> = {
+            let s = self.state.lock();
+            let n = s.acked.as_ref().map_or(0, |a| s.sealed(a));
+            s.layers[..n].iter().filter_map(|l| l.saved.as_ref()?.blob.clone()).collect()
+        };
+        for blob in blobs {
+            blob.check().await.map_err(|e| e.with_key(self.key()))?;
+        }
+        let Some(job) = self.freeze_acknowledged()? else { return Ok(None) };
+        let frozen = Running::new(self);
+        let done = commit::store(&self.io, &job).await;
+        let done = match done {
+            Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Exists) => match self.recognise().await {
+                Ok(Some(committed)) => Ok(committed),
+                Ok(None) => Err(e),
+                Err(looking) => {
+                    tracing::debug!("after {e}: {looking}");
+                    Err(if is_passing(looking.kind()) { looking } else { e })
+                }
+            },
+            done => done,
+        };
+        let done = frozen.end(job, done, false, false);
+        if done.is_ok() {
+            self.settle_record(false).await;
+        }
+        done.map(Some)
+    }
+
+    fn freeze_acknowledged(&self) -> Result<Option<commit::Job>> {
+        let mut s = self.state.lock();
+        s.check()?;
+        let Some(acked) = s.acked.clone().filter(|_| !s.unlinked) else { return Ok(None) };
+        if acked.generation <= s.stored {
+            return Ok(None);
+        }
+        if let Some(a) = &mut s.acked {
+            a.state = PendingState::Uploading;
+        }
+        let n = s.sealed(&acked);
+        let mut job = self.job(&mut s, n, acked.generation, acked.size, acked.object);
+        job.background = true;
+        Ok(Some(job))
+    }
+
+    /// Whether the object that is there holds what was acknowledged, because an earlier commit of it arrived. When it
+    /// holds only the lower layers, it becomes the base, and the error is one that another attempt mends.
+    async fn recognise(&self) -> Result<Option<Committed>> {
+        let (key, n, sizes) = {
+            let s = self.state.lock();
+            let n = s.running.as_ref().map_or(0, |f| f.layers);
+            let mut sizes: Vec<u64> = s.layers[..n].iter().skip(1).map(|l| l.born).collect();
+            sizes.push(s.acked.as_ref().map_or(s.size, |a| a.size));
+            (s.key.clone(), n, sizes)
+        };
+        let meta = self.io.s3.head(&key, None).await?;
+        let there = Object::of(&key, &meta);
+        for k in (1..=n.max(1)).rev() {
+            if sizes[k - 1] != there.size || !self.holds(&there, k.min(n)).await? {
+                continue;
+            }
+            if k >= n {
+                tracing::info!("{key:?} was stored before the journal knew of it");
+                let stored = Stored {
+                    etag: meta.etag.clone(),
+                    version: meta.version.clone(),
+                    last_modified: meta.last_modified,
+                };
+                return Ok(Some(Committed { object: there, stored, headers_pending: false }));
+            }
+            let mut s = self.state.lock();
+            s.base = Some(there);
+            s.condition = Condition::None;
+            return Err(Error::new(Kind::Unavailable, "store object: an earlier commit of it arrived").with_key(&key));
+        }
+        Ok(None)
+    }
+
+    /// Whether `there` has the bytes of the lowest `k` layers.
+    async fn holds(&self, there: &Object, k: usize) -> Result<bool> {
+        let ranges: Vec<Range<u64>> = {
+            let s = self.state.lock();
+            let dirty = layers::dirty(&s.layers[..k]);
+            dirty.iter().map(|r| r.start..r.end.min(there.size)).filter(|r| r.start < r.end).collect()
+        };
+        for range in ranges {
+            let mut at = range.start;
+            while at < range.end {
+                let part = at..range.end.min(at + CHUNK);
+                let pieces = {
+                    let s = self.state.lock();
+                    let mut pieces = Vec::new();
+                    layers::collect(&s.layers[..k], s.base_size(), part.clone(), &mut pieces);
+                    pieces
+                };
+                let (ours, _lease) = self.io.gather(None, &pieces).await?;
+                let theirs = self.io.reads.range(there, part.clone()).await?;
+                let mut rest = &theirs[..];
+                for piece in &ours.0 {
+                    let Some((head, tail)) = rest.split_at_checked(piece.len()).filter(|(h, _)| *h == &piece[..])
+                    else {
+                        return Ok(false);
+                    };
+                    let _ = head;
+                    rest = tail;
+                }
+                if !rest.is_empty() {
+                    return Ok(false);
+                }
+                at = part.end;
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Writes {
+    /// The files that a former process left in the journal, each with whether it is a change of an object.
+    pub fn replay(self: &Arc<Self>, replay: Replay) -> Vec<(Arc<Writer>, bool)> {
+        let writer = |live: Live| {
+            let changes = live.base.is_some();
+            (Writer::replayed(self.clone(), live), changes)
+        };
+        replay.live.into_iter().map(writer).collect()
+    }
+}
+
+/// Failures that go by themselves: another attempt may succeed with nobody doing anything.
+pub fn is_passing(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Unavailable
+            | Kind::Timeout
+            | Kind::Io
+            | Kind::NoMemory
+            | Kind::NoSpace
+            | Kind::Busy
+            | Kind::InProgress
+            // The upload, not the file: somebody aborted it.
+            | Kind::Stale
+    )
+}

@@ -1,0 +1,597 @@
+//! The journal of a mount: what was acknowledged before the store had it, and which uploads were begun.
+//!
+//! 1. What `close` acknowledged survives `kill -9` and a power failure: bytes and record are on the disk before it
+//!    returns ([`log`]: many closers share one fdatasync).
+//! 2. A record is the whole of what is pending of one file and replaces the former one, so that replaying is taking
+//!    the last record of each file. Bytes are written once: later records refer to where they are ([`blob`]).
+//! 3. The journal of a mount is a directory that its process holds by a lock. A process finds those that others of the
+//!    same bucket and prefix left, and takes over what is in them.
+//! 4. Damage is told and never skipped in silence ([`scan`]).
+//!
+//! What may happen between two steps, and what a replay makes of it:
+//!
+//! - Killed before the record is written: `close` did not return; data files without a record are deleted.
+//! - Killed while it is written: the torn end of the log is cut off; the same.
+//! - Killed after the record: it is replayed. Layers are immutable once recorded, so it is what `close` promised.
+//! - Killed while it is uploaded: nothing is visible before the end of an upload. The upload is aborted, because its
+//!   id was written down before the first part; one whose id never arrived is looked for by key and time.
+//! - Killed between the store's answer and the record's end: replayed. Without a base this stores the same bytes again.
+//!   A change of an object finds another version than its base, and an exclusively created file finds one at all: if
+//!   that holds exactly the bytes that were written, it is what was stored before ([`super::acknowledge`]).
+//! - Killed between a commit and the record on the new base, with later bytes acknowledged meanwhile: the same look
+//!   finds the version that the first layers made, and takes it as the base of the others.
+//! - Another machine stored the key meanwhile: where the whole content is here, the last commit wins (as always); a
+//!   change of parts of a version that is gone is kept and reported, never merged.
+//! - Unlink: the record ends durably before the object is deleted. Killed in between: the object is still there, and
+//!   the unlink had not returned.
+//! - Rename of a pending file of which nothing was sent: one record gives it the new key, durably. What was pending
+//!   under the target ends after that; killed in between, two files have one key, and the later one counts.
+//! - Rename of one that has been sent, or of a changed object: it is stored first, and its record ends durably before
+//!   the copy is made.
+//! - Rename of a directory: each pending file as above, before anything is copied.
+//! - Two processes' journals of one bucket are taken over one after the other, in the order of their last records; a
+//!   journal that was taken over is renamed before it is deleted, so that it is never taken over twice.
+
+mod blob;
+mod log;
+mod offline;
+mod record;
+mod scan;
+mod table;
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statvfs::statvfs;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+pub(in crate::write) use self::blob::{Blob, Saved};
+use self::log::{Change, Counters, Log, Request, inline_of};
+pub use self::offline::{Survey, discard, export, survey};
+use self::record::{Crc, Record};
+use self::scan::{scan, trouble};
+use self::table::Table;
+pub(in crate::write) use self::table::{Begun, Live};
+use crate::error::{Error, Kind, Result};
+use crate::key::{Key, stable_hash};
+
+/// Bytes of one layer that go into the log itself; what is larger gets a file of its own.
+pub(in crate::write) const INLINE: u64 = 256 << 10;
+/// Files that may be pending: what is known of each is in memory.
+const PENDING_MAX: usize = 20_000;
+/// Space of the disk that is never taken.
+const FLOOR: u64 = 256 << 20;
+/// The default bound on what is pending, and the share of the disk it may not exceed.
+const LIMIT: u64 = 8 << 30;
+const SHARE: u64 = 10;
+/// Journals of one bucket at a time: daemons on one machine that serve it.
+const NUMBERS: u32 = 1000;
+
+/// Whose journal it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// As given; `None` is AWS.
+    pub endpoint: Option<String>,
+    pub bucket: String,
+    /// Empty, or ending in `/`.
+    pub prefix: String,
+}
+
+impl Identity {
+    fn hash(&self) -> u64 {
+        let endpoint = self.endpoint.as_deref().unwrap_or("").trim_end_matches('/');
+        stable_hash(format!("{endpoint}\0{}\0{}", self.bucket, self.prefix).as_bytes())
+    }
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let endpoint = self.endpoint.as_deref().unwrap_or("AWS");
+        write!(f, "{}:/{} at {endpoint}", self.bucket, self.prefix)
+    }
+}
+
+/// Where a pending file is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PendingState {
+    /// Waits for its turn, or for the next attempt.
+    Queued,
+    Uploading,
+    /// The store refused it, and nothing happens until somebody changes that: see the reason.
+    Parked,
+}
+
+/// A file that was acknowledged and is not stored.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Pending {
+    /// Unique over all journals of a machine.
+    pub id: u64,
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+    /// When it was first acknowledged.
+    pub since: SystemTime,
+    pub attempts: u32,
+    pub state: PendingState,
+    /// Why the last attempt failed, with the fix.
+    pub reason: Option<String>,
+}
+
+impl From<&Live> for Pending {
+    fn from(l: &Live) -> Self {
+        Pending {
+            id: l.id,
+            key: l.key.as_str().to_owned(),
+            size: l.size,
+            since: l.since,
+            attempts: l.attempts,
+            state: if l.parked { PendingState::Parked } else { PendingState::Queued },
+            reason: l.reason.clone(),
+        }
+    }
+}
+
+/// Where journals are, and how much they may take.
+#[derive(Clone, Debug)]
+pub struct JournalSettings {
+    pub state_dir: PathBuf,
+    pub identity: Identity,
+    /// Bytes; `None`: 10 % of the disk, at most 8 GiB.
+    pub limit: Option<u64>,
+}
+
+/// What was found when the journal was opened.
+#[derive(Default)]
+pub struct Replay {
+    pub(in crate::write) live: Vec<Live>,
+    pub(in crate::write) uploads: Vec<Begun>,
+    /// What is lost, a line each.
+    pub damage: Vec<String>,
+}
+
+impl Replay {
+    /// Files that wait for the store.
+    pub fn pending(&self) -> Vec<Pending> {
+        self.live.iter().map(Pending::from).collect()
+    }
+
+    /// Uploads that were left by a process that died.
+    pub fn uploads(&self) -> usize {
+        self.uploads.len()
+    }
+}
+
+/// One per mount.
+pub struct Journal {
+    dir: Arc<PathBuf>,
+    table: Arc<Mutex<Table>>,
+    counters: Arc<Counters>,
+    requests: Mutex<Option<Sender<Request>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    next: AtomicU64,
+    limit: u64,
+    /// Held as long as this lives.
+    _lock: Flock<File>,
+}
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "journal in {}", self.dir.display())
+    }
+}
+
+fn base(state_dir: &Path) -> PathBuf {
+    state_dir.join("journal")
+}
+
+fn make_dir(dir: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|e| trouble("make", dir, &e).with_fix("let the mount write to `state_dir`, or choose another one"))
+}
+
+/// The lock of a journal directory; `None` when somebody holds it, or removed it meanwhile.
+fn lock(dir: &Path) -> Result<Option<Flock<File>>> {
+    let path = dir.join("lock");
+    let open = File::options().create(true).append(true).mode(0o600).open(&path);
+    let file = match open {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(trouble("open", &path, &e).with_fix("let the mount write to `state_dir`")),
+    };
+    let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { return Ok(None) };
+    let same = lock.metadata().is_ok_and(|ours| fs::metadata(&path).is_ok_and(|there| there.ino() == ours.ino()));
+    Ok(same.then_some(lock))
+}
+
+/// Removes a directory that is locked by us: renamed first, so that nobody ever sees a part of it.
+fn remove(dir: &Path) -> io::Result<()> {
+    let gone = dir.with_extension(format!("{}.gone", std::process::id()));
+    fs::rename(dir, &gone)?;
+    fs::remove_dir_all(gone)
+}
+
+fn write_identity(dir: &Path, identity: &Identity) -> Result<()> {
+    let path = dir.join("identity.json");
+    let text = serde_json::to_vec(identity).map_err(|e| Error::new(Kind::Io, format!("journal identity: {e}")))?;
+    let mut options = File::options();
+    let file = options.create(true).write(true).truncate(true).mode(0o600).open(&path);
+    file.and_then(|mut f| io::Write::write_all(&mut f, &text)).map_err(|e| trouble("write", &path, &e))
+}
+
+impl Journal {
+    /// Opens the journal of a mount, and takes over what others of the same identity left. Blocks.
+    ///
+    /// Errors: `state_dir` cannot be written, or holds more journals than there can be daemons.
+    pub fn open(settings: &JournalSettings) -> Result<(Arc<Journal>, Replay)> {
+        let base = base(&settings.state_dir);
+        make_dir(&base)?;
+        let hash = settings.identity.hash();
+        for number in 0..NUMBERS {
+            let dir = base.join(format!("{hash:016x}-{number}"));
+            make_dir(&dir)?;
+            let Some(lock) = lock(&dir)? else { continue };
+            write_identity(&dir, &settings.identity)?;
+            return Journal::begin(dir, lock, settings, hash);
+        }
+        Err(Error::new(Kind::Busy, format!("{} has too many journals of {}", base.display(), settings.identity)))
+    }
+
+    fn begin(dir: PathBuf, lock: Flock<File>, settings: &JournalSettings, hash: u64) -> Result<(Arc<Journal>, Replay)> {
+        let dir = Arc::new(dir);
+        let mut found = scan(&dir)?;
+        for (number, len) in &found.torn {
+            let path = dir.join(blob::segment_name(*number));
+            let cut = File::options().write(true).open(&path).and_then(|f| {
+                let lost = f.metadata()?.len() - len;
+                tracing::info!("{}: {lost} bytes of a record that was never acknowledged are cut off", path.display());
+                f.set_len(*len)?;
+                f.sync_all()
+            });
+            cut.map_err(|e| trouble("cut", &path, &e))?;
+        }
+        for name in &found.strays {
+            let _ = fs::remove_file(dir.join(name));
+        }
+        if !found.damage.is_empty() {
+            keep_damaged(&dir);
+        }
+        let limit = settings.limit.unwrap_or_else(|| default_limit(&dir));
+        let table = Arc::new(Mutex::new(std::mem::take(&mut found.table)));
+        let counters = Arc::new(Counters::default());
+        let log = Log::new(dir.clone(), table.clone(), counters.clone(), found.segment, found.seq)
+            .map_err(|e| trouble("write in", &dir, &e).with_fix("check the disk of `state_dir`"))?;
+        let (requests, queue) = channel();
+        let thread = std::thread::Builder::new()
+            .name("xosfs-journal".into())
+            .spawn(move || log.run(&queue))
+            .map_err(|e| Error::new(Kind::Io, format!("start of the journal's thread: {e}")))?;
+        let now = record::millis(SystemTime::now());
+        let last = table.lock().live.last_key_value().map_or(0, |(id, _)| *id);
+        let journal = Arc::new(Journal {
+            dir,
+            table,
+            counters,
+            requests: Mutex::new(Some(requests)),
+            thread: Mutex::new(Some(thread)),
+            // Unique over all journals: nobody makes a million records in a millisecond.
+            next: AtomicU64::new((now << 20).max(last + 1)),
+            limit,
+            _lock: lock,
+        });
+        let mut replay = Replay { damage: found.damage, ..Replay::default() };
+        journal.adopt_others(&base(&settings.state_dir), hash, &mut replay)?;
+        let table = journal.table.lock();
+        replay.live = table.live.values().cloned().collect();
+        replay.live.sort_by_key(|l| l.seq);
+        replay.uploads = table.uploads.values().cloned().collect();
+        drop(table);
+        Ok((journal, replay))
+    }
+
+    /// Takes over what daemons that are gone have left in directories of their own.
+    fn adopt_others(&self, base: &Path, hash: u64, replay: &mut Replay) -> Result<()> {
+        let prefix = format!("{hash:016x}-");
+        let mut others = Vec::new();
+        for entry in fs::read_dir(base).map_err(|e| trouble("read", base, &e))?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let number = name.strip_prefix(&prefix).is_some_and(|n| n.parse::<u32>().is_ok());
+            if number
+                && entry.path() != **self.dir
+                && let Some(lock) = lock(&entry.path())?
+            {
+                others.push((entry.path(), lock));
+            }
+        }
+        let mut all = Vec::new();
+        for (path, lock) in others {
+            let found = scan(&Arc::new(path.clone()))?;
+            all.push((path, lock, found));
+        }
+        // The order in which they were acknowledged, as far as clocks tell.
+        let mut live: Vec<Live> = all.iter().flat_map(|(_, _, f)| f.table.live.values().cloned()).collect();
+        live.sort_by_key(|l| (l.since, l.seq));
+        for live in live {
+            self.adopt(live)?;
+        }
+        for (path, lock, found) in all {
+            for begun in found.table.uploads.into_values() {
+                let token = self.next.fetch_add(1, Ordering::Relaxed);
+                self.wait(Change::Record(Begun { token, ..begun }.record()), true, false)?;
+            }
+            if found.damage.is_empty() {
+                remove(&path).map_err(|e| trouble("remove", &path, &e))?;
+            } else {
+                // What is damaged stays for somebody to look at, under a name that is no journal.
+                let kept = path.with_extension(format!("damaged-{}", record::millis(SystemTime::now())));
+                fs::rename(&path, &kept).map_err(|e| trouble("rename", &path, &e))?;
+                replay.damage.extend(found.damage);
+            }
+            drop(lock);
+        }
+        Ok(())
+    }
+
+    /// Writes what another journal has of a file into this one.
+    fn adopt(&self, mut live: Live) -> Result<()> {
+        let mut fresh = Vec::new();
+        let mut layers = Vec::with_capacity(live.layers.len());
+        let (mut blobs, mut pieces) = inline_of(&live)?;
+        let mut new_file = false;
+        for layer in &live.layers {
+            let mut layer = (**layer).clone();
+            if let Some(old) = layer.blob.take() {
+                let at = blobs.iter().position(|b| Arc::ptr_eq(b, &old));
+                layer.blob = Some(match at {
+                    Some(at) => {
+                        blobs.remove(at);
+                        let blob = Blob::new(&self.dir, blob::Place::Nowhere, old.len, old.crc, true);
+                        fresh.push((blob.clone(), pieces.remove(at)));
+                        blob
+                    }
+                    None => {
+                        new_file = true;
+                        self.link(&old)?
+                    }
+                });
+            }
+            layers.push(Arc::new(layer));
+        }
+        live.layers = layers;
+        self.wait(Change::Pending(Box::new(live), fresh), true, new_file)
+    }
+
+    /// A data file of another journal under a name in this one.
+    fn link(&self, old: &Blob) -> Result<Arc<Blob>> {
+        let blob::Place::File(there) = old.place() else {
+            return Err(Error::new(Kind::Io, "take over a journal: bytes that are nowhere"));
+        };
+        let name = self.data_name();
+        let (from, to) = (old.path(&there), self.dir.join(&name));
+        fs::hard_link(&from, &to).map_err(|e| trouble("link", &from, &e))?;
+        Ok(Blob::new(&self.dir, blob::Place::File(name), old.len, old.crc, false))
+    }
+
+    fn data_name(&self) -> String {
+        format!("{:016x}.data", self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn ask(&self, change: Change, durable: bool, new_file: bool, done: log::Answer) -> Result<()> {
+        let request = Request { change, durable, new_file, done };
+        let sent = self.requests.lock().as_ref().is_some_and(|r| r.send(request).is_ok());
+        if sent { Ok(()) } else { Err(ended()) }
+    }
+
+    /// Blocks.
+    fn wait(&self, change: Change, durable: bool, new_file: bool) -> Result<()> {
+        let (tell, answer) = channel();
+        self.ask(change, durable, new_file, Box::new(move |done| drop(tell.send(done))))?;
+        answer.recv().map_err(|_| ended())?
+    }
+
+    async fn send(&self, change: Change, durable: bool, new_file: bool) -> Result<()> {
+        let (tell, answer) = oneshot::channel();
+        self.ask(change, durable, new_file, Box::new(move |done| drop(tell.send(done))))?;
+        answer.await.map_err(|_| ended())?
+    }
+
+    /// Nobody waits for it; an error is in the log already.
+    fn post(&self, record: Record) {
+        let _ = self.ask(Change::Record(record), false, false, Box::new(drop));
+    }
+
+    /// A number for a new file or upload.
+    pub(in crate::write) fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A blob that the next record of its file brings along.
+    pub(in crate::write) fn inline(&self, pieces: &[Bytes]) -> Arc<Blob> {
+        let mut crc = Crc::new();
+        pieces.iter().for_each(|p| crc.update(p));
+        let len = pieces.iter().map(|p| p.len() as u64).sum();
+        Blob::new(&self.dir, blob::Place::Nowhere, len, crc.value(), true)
+    }
+
+    /// Writes a data file and syncs it; blocks. `pieces` hands out the bytes one after the other.
+    pub(in crate::write) fn write_file(
+        &self,
+        pieces: &mut dyn FnMut(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>,
+    ) -> io::Result<Arc<Blob>> {
+        let name = self.data_name();
+        let path = self.dir.join(&name);
+        let mut file = File::options().create_new(true).write(true).mode(0o600).open(&path)?;
+        let (mut crc, mut len) = (Crc::new(), 0);
+        let written = pieces(&mut |bytes| {
+            crc.update(bytes);
+            len += bytes.len() as u64;
+            io::Write::write_all(&mut file, bytes)
+        });
+        if let Err(e) = written.and_then(|()| file.sync_data()) {
+            let _ = fs::remove_file(path);
+            return Err(e);
+        }
+        Ok(Blob::new(&self.dir, blob::Place::File(name), len, crc.value(), true))
+    }
+
+    /// Removes a data file that no record names.
+    pub(in crate::write) fn drop_file(&self, blob: &Blob) {
+        if let blob::Place::File(name) = blob.place() {
+            let _ = fs::remove_file(self.dir.join(name));
+        }
+    }
+
+    /// Replaces what is known of a file. When it returns, that is safe from a power failure if `durable`, and from the
+    /// end of this process in any case.
+    pub(in crate::write) async fn save(
+        &self,
+        live: Live,
+        fresh: Vec<(Arc<Blob>, Vec<Bytes>)>,
+        new_file: bool,
+        durable: bool,
+    ) -> Result<()> {
+        self.send(Change::Pending(Box::new(live), fresh), durable, new_file).await
+    }
+
+    /// The file is stored, deleted or not wanted any more.
+    pub(in crate::write) async fn done(&self, id: u64, durable: bool) -> Result<()> {
+        self.send(Change::Record(Record::Done { id }), durable, false).await
+    }
+
+    pub(in crate::write) async fn rekey(&self, id: u64, key: &Key) -> Result<()> {
+        let key = key.as_str().to_owned();
+        self.send(Change::Record(Record::Rekeyed { id, key }), true, false).await
+    }
+
+    /// How an attempt to store it ended; nobody waits for it.
+    pub(in crate::write) fn tried(&self, id: u64, attempts: u32, parked: bool, reason: &Error) {
+        self.post(Record::Tried { id, attempts, parked, reason: reason.to_string() });
+    }
+
+    /// Everything that was written so far is safe from a power failure when it returns.
+    pub async fn barrier(&self) -> Result<()> {
+        self.send(Change::Barrier, true, false).await
+    }
+
+    pub(in crate::write) async fn upload_intent(&self, key: &Key) -> Result<u64> {
+        let (token, at) = (self.number(), record::millis(SystemTime::now()));
+        let key = key.as_str().to_owned();
+        self.send(Change::Record(Record::UploadIntent { token, key, at }), false, false).await?;
+        Ok(token)
+    }
+
+    pub(in crate::write) async fn upload_begun(&self, token: u64, key: &Key, upload: &str) -> Result<()> {
+        let (key, upload) = (key.as_str().to_owned(), upload.to_owned());
+        let at = record::millis(SystemTime::now());
+        self.send(Change::Record(Record::UploadBegun { token, key, upload, at }), false, false).await
+    }
+
+    /// Nobody waits for it.
+    pub(in crate::write) fn upload_ended(&self, token: u64) {
+        self.post(Record::UploadEnded { token });
+    }
+
+    /// The other uploads of a key that are under way or left: their ids, and whether there is one without.
+    pub(in crate::write) fn uploads_of(&self, key: &Key, except: u64) -> (Vec<String>, bool) {
+        let table = self.table.lock();
+        let others: Vec<&Begun> = table.uploads.values().filter(|u| u.key == *key && u.token != except).collect();
+        (others.iter().filter_map(|u| u.upload.clone()).collect(), others.iter().any(|u| u.upload.is_none()))
+    }
+
+    /// Files that are pending.
+    pub fn pending(&self) -> Vec<Pending> {
+        self.table.lock().live.values().map(Pending::from).collect()
+    }
+
+    /// Whether there is room for another record of so many bytes.
+    pub(in crate::write) fn has_room(&self, bytes: u64) -> bool {
+        let (used, files) = {
+            let table = self.table.lock();
+            (table.bytes(), table.live.len())
+        };
+        files < PENDING_MAX
+            && used.saturating_add(bytes) <= self.limit
+            && free(&self.dir) >= FLOOR.saturating_add(bytes)
+    }
+
+    /// Bytes on the disk.
+    pub fn bytes(&self) -> u64 {
+        self.table.lock().bytes()
+    }
+
+    /// How often fdatasync was called on the log.
+    pub fn syncs(&self) -> u64 {
+        self.counters.syncs.load(Ordering::Relaxed)
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Ends the thread, when everything asked for is written. A journal with nothing in it is removed. Blocks.
+    pub fn close(&self) {
+        self.requests.lock().take();
+        let Some(thread) = self.thread.lock().take() else { return };
+        let _ = thread.join();
+        let table = self.table.lock();
+        if table.live.is_empty() && table.uploads.is_empty() && fs::symlink_metadata(self.dir.join("damaged")).is_err()
+        {
+            let _ = remove(&self.dir);
+        }
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Blob {
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir().join(name)
+    }
+}
+
+fn ended() -> Error {
+    Error::new(Kind::Io, "journal: it is closed")
+}
+
+/// Copies (as links) of segments that are damaged, for somebody to look at.
+fn keep_damaged(dir: &Path) {
+    let aside = dir.join("damaged");
+    let kept = fs::DirBuilder::new().mode(0o700).create(&aside).and_then(|()| {
+        let names: HashSet<_> = fs::read_dir(dir)?.flatten().map(|e| e.file_name()).collect();
+        for name in names.iter().filter(|n| n.to_string_lossy().ends_with(".log")) {
+            fs::hard_link(dir.join(name), aside.join(name))?;
+        }
+        Ok(())
+    });
+    if let Err(e) = kept {
+        tracing::warn!("a damaged journal could not be set aside in {}: {e}", aside.display());
+    }
+}
+
+/// Bytes of the disk that are free for us.
+fn free(dir: &Path) -> u64 {
+    statvfs(dir).map_or(u64::MAX, |s| s.blocks_available() as u64 * s.fragment_size() as u64)
+}
+
+fn default_limit(dir: &Path) -> u64 {
+    let disk = statvfs(dir).map_or(u64::MAX, |s| s.blocks() as u64 * s.fragment_size() as u64);
+    LIMIT.min(disk / SHARE)
+}
