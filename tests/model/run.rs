@@ -197,24 +197,28 @@ impl World for Direct {
 
 /// A mount of an embedded server's bucket, or of a real one's.
 pub struct Mounted {
-    options: &'static str,
+    options: String,
     // Before the server: it stores when it ends.
     mount: Option<TestMount>,
     drive: Directory,
     server: TestServer,
     n: u64,
+    /// Outlives the daemons: what one left in its journal is the next one's to store.
+    _state: tempfile::TempDir,
 }
 
 impl Mounted {
-    pub fn new(options: &'static str) -> Mounted {
+    pub fn new(options: &str) -> Mounted {
         let server = TestServer::start();
-        let mount = TestMount::with(&server, &[options]);
+        let state = temp_dir();
+        let options = format!("{options},state_dir={}", state.path().display());
+        let mount = TestMount::with(&server, &[&options]);
         let drive = Directory(mount.path().to_owned());
-        Mounted { options, mount: Some(mount), drive, server, n: 0 }
+        Mounted { options, mount: Some(mount), drive, server, n: 0, _state: state }
     }
 
     fn begin(&mut self) {
-        let mount = TestMount::with(&self.server, &[self.options]);
+        let mount = TestMount::with(&self.server, &[&self.options]);
         self.drive = Directory(mount.path().to_owned());
         self.mount = Some(mount);
     }
@@ -345,7 +349,7 @@ fn check_all(world: &dyn World, oracle: &Oracle, prefix: &str, files: u64, when:
             if stored.as_ref() == expected {
                 break;
             }
-            if attempt == 200 {
+            if attempt == 600 {
                 let (stored, expected) = (stored.map(|s| s.len()), expected.map(Vec::len));
                 return Err(format!("f{file} {when}: the bucket has {stored:?} bytes for {expected:?}"));
             }
