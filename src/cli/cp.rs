@@ -157,6 +157,10 @@ fn standard(fd: BorrowedFd<'_>) -> Result<tokio::fs::File, Error> {
     Ok(tokio::fs::File::from_std(fd.into()))
 }
 
+pub(super) fn standard_output() -> Result<tokio::fs::File, Error> {
+    standard(std::io::stdout().as_fd())
+}
+
 /// One object or file to copy.
 #[derive(Clone, Debug)]
 struct Job {
@@ -461,7 +465,7 @@ impl Copier<'_> {
             }
             (End::Remote(uri), End::Pipe) => {
                 let (from, key) = (self.at(&uri.bucket), object_key(uri)?);
-                let output = standard(std::io::stdout().as_fd())?;
+                let output = standard_output()?;
                 self.engine.download_stream(&from, &key, version, output, Path::new("standard output")).await
             }
             // Refused before anything began.

@@ -4,6 +4,9 @@
 //!    and exit codes.
 //! 2. A daemon in the background is started before this process has any thread: see [`launch`].
 
+mod bucket;
+mod bucket_lifecycle;
+mod bucket_policy;
 mod complete;
 mod cp;
 mod demo;
@@ -14,14 +17,19 @@ mod journal;
 mod launch;
 mod ls;
 mod mount;
+mod object;
+mod objects;
+mod presign;
 mod print;
 mod progress;
 mod rm;
 mod status;
 mod store;
+mod sts;
 mod transfer;
 mod umount;
 mod uploads;
+mod versions;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -101,6 +109,14 @@ enum Command {
     Cp(cp::CpArgs),
     /// Delete objects.
     Rm(rm::RmArgs),
+    /// What belongs to objects: access control lists, tags, classes, versions, metadata.
+    Object(object::ObjectArgs),
+    /// Buckets: create, configure, grant, delete.
+    Bucket(bucket::BucketArgs),
+    /// URLs and forms that let anybody fetch or store one object for a while.
+    Presign(presign::PresignArgs),
+    /// Temporary keys.
+    Sts(sts::StsArgs),
     /// Multipart uploads in progress: list and abort them.
     Uploads(uploads::UploadsArgs),
 }
@@ -189,6 +205,10 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Command::Stat(args) => ls::stat(&args),
         Command::Cp(args) => cp::run(&args),
         Command::Rm(args) => rm::run(&args),
+        Command::Object(args) => object::run(&args),
+        Command::Bucket(args) => bucket::run(&args),
+        Command::Presign(args) => presign::run(&args),
+        Command::Sts(args) => sts::run(&args),
         Command::Uploads(args) => uploads::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Flush(args) => status::flush(&args),

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use super::Failure;
-use crate::s3::{Acl, Grantee, Headers, ObjectMeta};
+use crate::s3::{Acl, Headers, ObjectMeta, canned_name, grants};
 
 /// Writes to standard output. Whoever closes it early (`| head`) has seen enough: that ends the program in peace.
 pub(super) fn out(text: &str) -> Result<(), Failure> {
@@ -116,50 +116,17 @@ pub(super) fn meta_json(uri: &str, meta: &ObjectMeta) -> Value {
     })
 }
 
-fn grantee_json(grantee: &Grantee) -> Value {
-    match grantee {
-        Grantee::User { id, name } => json!({"Type": "CanonicalUser", "ID": id, "DisplayName": name}),
-        Grantee::Group(uri) => json!({"Type": "Group", "URI": uri}),
-        Grantee::Email(mail) => json!({"Type": "AmazonCustomerByEmail", "EmailAddress": mail}),
-    }
-}
-
-/// The list in the form of the usual command line tools; `Delivered` is OBS's.
-pub(super) fn acl_json(acl: &Acl) -> Value {
-    let grants: Vec<Value> = acl
-        .grants
-        .iter()
-        .map(|g| {
-            let mut grant = json!({"Grantee": grantee_json(&g.grantee), "Permission": g.permission});
-            if let Some(delivered) = g.delivered {
-                grant["Delivered"] = delivered.into();
-            }
-            grant
-        })
-        .collect();
-    let mut value = json!({"Owner": {"ID": acl.owner_id, "DisplayName": acl.owner_name}, "Grants": grants});
-    if let Some(delivered) = acl.delivered {
-        value["Delivered"] = delivered.into();
-    }
-    value
-}
-
-/// The list in one line a grant.
+/// The list for a person: owner, the canned name behind it, one line a grant.
 pub(super) fn acl_text(acl: &Acl) -> String {
-    let owner = acl.owner_name.as_deref().unwrap_or("");
-    let mut text = format!("owner: {} {owner}\n", acl.owner_id).replace(" \n", "\n");
-    if let Some(name) = crate::s3::canned_name(acl) {
+    let mut text = format!("owner: {}", acl.owner_id);
+    if let Some(name) = &acl.owner_name {
+        text.push_str(&format!(" ({name})"));
+    }
+    text.push('\n');
+    if let Some(name) = canned_name(acl) {
         text.push_str(&format!("canned: {name}\n"));
     }
-    for grant in &acl.grants {
-        let who = match &grant.grantee {
-            Grantee::User { id, name } => format!("user {id} {}", name.as_deref().unwrap_or("")).trim_end().to_owned(),
-            Grantee::Group(uri) => format!("group {}", uri.rsplit('/').next().unwrap_or(uri)),
-            Grantee::Email(mail) => format!("mail {mail}"),
-        };
-        text.push_str(&format!("{} {who}\n", grant.permission));
-    }
-    text
+    text + &grants::format_lines(acl)
 }
 
 #[cfg(test)]

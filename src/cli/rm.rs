@@ -199,6 +199,36 @@ impl RmArgs {
     }
 }
 
+/// Deletes everything in a bucket: uploads, objects, versions.
+pub(super) async fn empty(store: &Store, uri: &Uri) -> Result<(), Failure> {
+    let args = RmArgs {
+        uris: Vec::new(),
+        recursive: true,
+        dry_run: false,
+        versions: true,
+        all: true,
+        force: true,
+        verbose: false,
+        store: StoreArgs::default(),
+    };
+    for upload in store.s3.list_uploads("").await.map_err(|e| store.explain(e))? {
+        store.s3.abort_upload(&Key::new(&upload.key)?, &upload.id).await.map_err(|e| store.explain(e))?;
+    }
+    let bar = progress::Bar::count("deleted", false);
+    let mut done = Done::default();
+    let result = match store.s3.list_versions(&VersionQuery { max_keys: Some(1), ..VersionQuery::default() }).await {
+        // A store without versions has objects.
+        Err(e) if e.kind() == Kind::Unsupported => args.below(store, uri, &mut done, &bar).await,
+        _ => args.versions(store, uri, &mut done, &bar).await,
+    };
+    bar.end();
+    result?;
+    if done.failed > 0 {
+        return Err(Failure::Failed(format!("{} of {} could not be deleted", done.failed, done.failed + done.deleted)));
+    }
+    Ok(())
+}
+
 pub(super) fn run(args: &RmArgs) -> Result<(), Failure> {
     let uris = args.uris.iter().map(|u| Uri::parse(u)).collect::<Result<Vec<_>, _>>()?;
     for uri in &uris {

@@ -208,6 +208,10 @@ impl Store {
         if matches!(error.kind(), Kind::NotFound | Kind::NoAttribute | Kind::NotEmpty | Kind::Exists) {
             return Failure::Failed(error.to_string());
         }
+        // It has answered: nothing is wrong with the endpoint.
+        if error.kind() == Kind::Unsupported && error.fix().is_none() {
+            return Failure::Failed(error.with_fix("this store does not have it").to_string());
+        }
         connect::explain(error, &self.options, self.s3.bucket()).into()
     }
 

@@ -50,6 +50,14 @@ pub(super) struct Engine {
     open: Mutex<Vec<(S3, Key, String)>>,
 }
 
+/// What is being fetched.
+struct Origin<'a> {
+    store: &'a Store,
+    key: &'a Key,
+    version: Option<&'a str>,
+    meta: &'a ObjectMeta,
+}
+
 /// What a transfer has made.
 #[derive(Debug)]
 pub(super) struct Moved {
@@ -344,20 +352,14 @@ impl Engine {
     }
 
     /// The pieces of a range, however often the connection is lost.
-    async fn range(
-        &self,
-        store: &Store,
-        key: &Key,
-        version: Option<&str>,
-        etag: Option<&ETag>,
-        range: std::ops::Range<u64>,
-    ) -> Result<Vec<Bytes>> {
+    async fn range(&self, from: &Origin<'_>, range: std::ops::Range<u64>) -> Result<Vec<Bytes>> {
+        let etag = Some(&from.meta.etag).filter(|e| !e.as_str().is_empty());
         let mut pieces = Vec::new();
         let mut at = range.start;
-        let mut tries = store.options.retries;
+        let mut tries = from.store.options.retries;
         while at < range.end {
             let result = async {
-                let mut body = store.s3.get(key, Some(at..range.end), etag, version).await?.body;
+                let mut body = from.store.s3.get(from.key, Some(at..range.end), etag, from.version).await?.body;
                 while let Some(piece) = body.next().await? {
                     let len = piece.len() as u64;
                     self.limiter.take(len).await;
@@ -377,24 +379,14 @@ impl Engine {
         Ok(pieces)
     }
 
-    /// Writes the object from byte `from` on, in order.
-    async fn pour(
-        &self,
-        store: &Store,
-        key: &Key,
-        version: Option<&str>,
-        meta: &ObjectMeta,
-        from: u64,
-        to: &mut (impl AsyncWrite + Unpin),
-        name: &Path,
-    ) -> Result<()> {
-        let etag = Some(&meta.etag).filter(|e| !e.as_str().is_empty());
-        let size = meta.size;
-        let starts = (from..size).step_by(usize::try_from(self.part_size).unwrap_or(usize::MAX));
+    /// Writes the object from byte `start` on, in order. `name`: what is written to, for messages.
+    async fn pour(&self, from: &Origin<'_>, start: u64, to: &mut (impl AsyncWrite + Unpin), name: &Path) -> Result<()> {
+        let size = from.meta.size;
+        let starts = (start..size).step_by(usize::try_from(self.part_size).unwrap_or(usize::MAX));
         let mut parts = stream::iter(starts)
             .map(|start| async move {
                 let _permit = self.permit().await;
-                self.range(store, key, version, etag, start..size.min(start + self.part_size)).await
+                self.range(from, start..size.min(start + self.part_size)).await
             })
             .buffered(self.parallel);
         while let Some(pieces) = parts.next().await {
@@ -416,7 +408,7 @@ impl Engine {
     ) -> Result<Moved> {
         let meta = store.s3.head(key, version).await?;
         self.bar.expect(meta.size);
-        self.pour(store, key, version, &meta, 0, &mut to, name).await?;
+        self.pour(&Origin { store, key, version, meta: &meta }, 0, &mut to, name).await?;
         Ok(Moved { bytes: meta.size, etag: Some(meta.etag) })
     }
 
@@ -458,7 +450,8 @@ impl Engine {
         self.bar.expect(meta.size);
         self.bar.add(have);
         let mut to = tokio::fs::File::from_std(file);
-        self.pour(store, key, version, &meta, have, &mut to, path).await.map_err(|e| match &waiting {
+        let from = Origin { store, key, version, meta: &meta };
+        self.pour(&from, have, &mut to, path).await.map_err(|e| match &waiting {
             Waiting::Kept(_) => kept(e, "fetched"),
             Waiting::Temporary(_) => e,
         })?;

@@ -72,6 +72,14 @@ choices!(
     /// What listxattr(2) names.
     XattrList { Metadata = "metadata", All = "all" }
 );
+choices!(
+    /// What vouches for uploaded bytes.
+    Checksum { Auto = "auto", Crc32c = "crc32c", Md5 = "md5", Off = "off" }
+);
+choices!(
+    /// What a commit does when somebody else stored a newer version.
+    OnConflict { Overwrite = "overwrite", Fail = "fail", KeepBoth = "keep_both" }
+);
 choices!(LogLevel { Info = "info", Error = "error", Warn = "warn", Debug = "debug", Trace = "trace" });
 
 /// Where messages go.
@@ -179,6 +187,8 @@ pub struct Options {
     pub content_type: Option<String>,
     pub attrs: Attrs,
     pub xattr_list: XattrList,
+    pub checksum: Checksum,
+    pub on_conflict: OnConflict,
     pub connect_timeout: Duration,
     pub read_timeout: Duration,
     pub op_timeout: Duration,
@@ -317,6 +327,8 @@ impl Default for Options {
             content_type: None,
             attrs: Attrs::Store,
             xattr_list: XattrList::Metadata,
+            checksum: Checksum::Auto,
+            on_conflict: OnConflict::Overwrite,
             connect_timeout: Duration::ZERO,
             read_timeout: Duration::ZERO,
             op_timeout: Duration::ZERO,

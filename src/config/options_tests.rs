@@ -29,13 +29,17 @@ fn defaults_of_the_table_are_what_a_bare_mount_has() {
 #[test]
 fn every_option_has_an_effect() {
     let other = |spec: &Spec| match spec.name {
-        "endpoint" => "http://h:1",
+        "endpoint" | "sts_endpoint" => "http://h:1",
+        "role_policy" => "read-only",
+        "role_duration" => "30m",
         "uid" | "gid" => "4242",
         "file_mode" | "dir_mode" | "umask" => "0700",
         "tags" => "a=b",
         "content_type" => "text/x-odd",
         "acl" => "public-read",
         "attrs" => "ignore",
+        "checksum" => "md5",
+        "on_conflict" => "fail",
         "addressing" => "path",
         "provider" => "ceph",
         "signature" => "v2",

@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use super::memory;
-use super::options::{Addressing, Attrs, ListVersion, Log, LogLevel, Options, ProviderChoice, Signature, XattrList};
+use super::options::{
+    Addressing, Attrs, Checksum, ListVersion, Log, LogLevel, OnConflict, Options, ProviderChoice, Signature, XattrList,
+};
 use super::value::{self, Parsed};
 
 /// One option.
@@ -461,6 +463,25 @@ pub static TABLE: &[Spec] = &[
         doc: "What listxattr names: user metadata that is known without a request, or the attributes `user.s3.*` as well. \
               metadata: programs that copy files list and copy all that is named, at up to three requests a file.",
         set: |o, v| value::choice(v, XattrList::CHOICES).map(|v| o.xattr_list = v),
+    },
+    Spec {
+        name: "on_conflict",
+        group: Group::Objects,
+        value: "overwrite|fail|keep_both",
+        default: "overwrite",
+        doc: "What becomes of a changed file when somebody else stored a newer version since it was opened: ours replaces \
+              it, close fails with ESTALE, or ours is stored beside it as `NAME (conflict HOST TIME).EXT`. overwrite: what \
+              programs expect of a shared directory; the others cost a request more per file.",
+        set: |o, v| value::choice(v, OnConflict::CHOICES).map(|v| o.on_conflict = v),
+    },
+    Spec {
+        name: "checksum",
+        group: Group::Objects,
+        value: "auto|crc32c|md5|off",
+        default: "auto",
+        doc: "Digest that the store verifies uploaded bytes by: a CRC32C in a header of its own, or Content-MD5, which costs \
+              a second of processor time per 600 MB. auto is what this kind of store takes; a store that refuses it gets none.",
+        set: |o, v| value::choice(v, Checksum::CHOICES).map(|v| o.checksum = v),
     },
     Spec {
         name: "connect_timeout",

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::report::Report;
 use super::{Request, env, role};
 use crate::config::credentials::{self, Credentials};
-use crate::config::{Options, Provider, Source, options};
+use crate::config::{Options, Provider, Source, options, provider};
 use crate::error::{Error, Kind, Result};
 use crate::s3::{self, ListQuery, S3};
 
@@ -64,6 +64,15 @@ pub fn settings(options: &Options, source: &Source, env: &dyn Fn(&str) -> Option
             options::ListVersion::V2 => s3::ListVersion::V2,
         },
         list_encoding: provider.list_encoding,
+        checksum: match (options.checksum, provider.checksum) {
+            (options::Checksum::Off, _) => s3::Checksum::Off,
+            (options::Checksum::Crc32c, _) | (options::Checksum::Auto, provider::Checksum::Crc32c) => {
+                s3::Checksum::Crc32c
+            }
+            (options::Checksum::Md5, _) | (options::Checksum::Auto, provider::Checksum::ContentMd5) => {
+                s3::Checksum::ContentMd5
+            }
+        },
         max_requests: MAX_REQUESTS,
         user_agent: concat!("xosfs/", env!("CARGO_PKG_VERSION")).to_owned(),
         requester_pays: options.requester_pays,

@@ -12,7 +12,7 @@ use super::status::{self, Origin, Status};
 use super::{Request, env};
 use crate::budget::Budget;
 use crate::cache::BlockCache;
-use crate::config::options::{Attrs, Options, XattrList};
+use crate::config::options::{self, Attrs, Options, XattrList};
 use crate::config::{Provider, Source};
 use crate::error::{Error, Result};
 use crate::fs::{self, Defaults, Fs};
@@ -22,7 +22,7 @@ use crate::key::Prefix;
 use crate::read::{ReadSettings, Reads};
 use crate::s3::{Headers, NewObject, S3};
 use crate::write::journal::{Identity, Journal, JournalSettings, Replay};
-use crate::write::{Limits, WriteSettings, Writes};
+use crate::write::{Limits, OnConflict, WriteSettings, Writes};
 
 /// What could not be stored, by key, and why.
 pub type Unstored = Vec<(String, Error)>;
@@ -77,7 +77,7 @@ pub fn fs_settings(options: &Options, provider: &'static Provider, root: Prefix)
         copy_threshold: provider.limits.copy_threshold,
         op_timeout: options.op_timeout,
         remembered: usize::try_from(options.memory_bytes() / INODE_SHARE / INODE_BYTES).unwrap_or(usize::MAX),
-        conditional: provider.conditional_put,
+        conditional: true,
     }
 }
 
@@ -138,6 +138,12 @@ pub fn build_with(options: &Options, root: Prefix, s3: S3, journal: Option<Arc<J
     let write = WriteSettings {
         limits: limits(options, provider),
         conditional_puts: provider.conditional_put,
+        conditional_copies: provider.conditional_copy,
+        on_conflict: match options.on_conflict {
+            options::OnConflict::Overwrite => OnConflict::Overwrite,
+            options::OnConflict::Fail => OnConflict::Fail,
+            options::OnConflict::KeepBoth => OnConflict::KeepBoth,
+        },
         stream_after: options.stream_after,
         max_uploads: options.max_uploads,
         staging_dir: options.staging(&env),

@@ -1,6 +1,6 @@
 //! Users and access control lists: who may do what.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use parking_lot::RwLock;
 use s3s::auth::{S3Auth, SecretKey};
@@ -27,25 +27,65 @@ impl std::fmt::Debug for Keys {
     }
 }
 
+/// Keys that end.
+struct Session {
+    token: String,
+    /// Milliseconds since the epoch.
+    end: u64,
+}
+
 #[derive(Default)]
-pub(super) struct Users(RwLock<HashMap<String, Keys>>);
+pub(super) struct Users {
+    keys: RwLock<HashMap<String, Keys>>,
+    /// By access key.
+    sessions: RwLock<HashMap<String, Session>>,
+    roles: RwLock<HashSet<String>>,
+}
 
 impl Users {
     pub fn add(&self, keys: Keys) {
-        self.0.write().insert(keys.access_key.clone(), keys);
+        self.keys.write().insert(keys.access_key.clone(), keys);
     }
 
     pub fn remove(&self, access_key: &str) {
-        self.0.write().remove(access_key);
+        self.keys.write().remove(access_key);
+        self.sessions.write().remove(access_key);
+    }
+
+    pub fn add_role(&self, arn: &str) {
+        self.roles.write().insert(arn.to_owned());
+    }
+
+    pub fn has_role(&self, arn: &str) -> bool {
+        self.roles.read().contains(arn)
+    }
+
+    pub fn add_session(&self, keys: Keys, token: String, end: u64) {
+        self.sessions.write().insert(keys.access_key.clone(), Session { token, end });
+        self.add(keys);
+    }
+
+    /// Ends all sessions now.
+    pub fn end_sessions(&self) {
+        self.sessions.write().values_mut().for_each(|s| s.end = 0);
+    }
+
+    /// Whether the keys of a session come with its token. Other keys need none.
+    pub fn token_fits(&self, access_key: &str, token: Option<&str>) -> bool {
+        self.sessions.read().get(access_key).is_none_or(|s| token == Some(s.token.as_str()))
+    }
+
+    fn has_ended(&self, access_key: &str) -> bool {
+        self.sessions.read().get(access_key).is_some_and(|s| super::store::now() >= s.end)
     }
 
     /// The user id behind an access key.
     pub fn id(&self, access_key: &str) -> Option<String> {
-        self.0.read().get(access_key).map(|k| k.user_id.clone())
+        self.keys.read().get(access_key).map(|k| k.user_id.clone())
     }
 
     fn knows(&self, id: &str) -> bool {
-        self.0.read().values().any(|k| k.user_id == id)
+        self.keys.read().values().any(|k| k.user_id == id)
     }
 }
 
@@ -54,7 +94,14 @@ pub(super) struct Auth(pub std::sync::Arc<super::Shared>);
 #[async_trait::async_trait]
 impl S3Auth for Auth {
     async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
-        match self.0.users.0.read().get(access_key) {
+        if self.0.users.has_ended(access_key) {
+            return Err(if self.0.knobs.with(|b| b.expired_is_denied) {
+                s3_error!(AccessDenied, "Access Denied")
+            } else {
+                s3_error!(ExpiredToken, "The provided token has expired.")
+            });
+        }
+        match self.0.users.keys.read().get(access_key) {
             Some(keys) => Ok(SecretKey::from(keys.secret_key.as_str())),
             None => Err(s3_error!(InvalidAccessKeyId, "The access key does not exist in our records.")),
         }

@@ -20,6 +20,17 @@ fn from_xml<T: for<'a> Deserialize<'a>>(text: &str) -> S3Result<T> {
     T::deserialize(&mut d).map_err(S3Error::internal_error)
 }
 
+/// Whether a text has the form of a policy. What it means is of no interest here.
+fn is_policy(text: &str) -> bool {
+    let Ok(policy) = serde_json::from_str::<serde_json::Value>(text) else { return false };
+    let effect = |s: &serde_json::Value| matches!(s.get("Effect").and_then(|e| e.as_str()), Some("Allow" | "Deny"));
+    match policy.get("Statement") {
+        Some(serde_json::Value::Array(all)) => !all.is_empty() && all.iter().all(effect),
+        Some(one) => effect(one),
+        None => false,
+    }
+}
+
 impl Service {
     /// Changes the configuration of a bucket that belongs to `who`.
     pub(super) fn configure(&self, name: &str, who: Option<&str>, f: impl FnOnce(&mut BucketInfo)) -> S3Result<()> {
@@ -30,11 +41,11 @@ impl Service {
         })
     }
 
-    fn document(&self, name: &str, who: Option<&str>, kind: &str) -> S3Result<Option<String>> {
+    pub(super) fn document(&self, name: &str, who: Option<&str>, kind: &str) -> S3Result<Option<String>> {
         self.owned(name, who, |b| Ok(b.info.documents.get(kind).cloned()))
     }
 
-    fn set_document(&self, name: &str, who: Option<&str>, kind: &str, text: Option<String>) -> S3Result<()> {
+    pub(super) fn set_document(&self, name: &str, who: Option<&str>, kind: &str, text: Option<String>) -> S3Result<()> {
         self.configure(name, who, |info| {
             match text {
                 Some(text) => info.documents.insert(kind.to_owned(), text),
@@ -192,9 +203,8 @@ impl Service {
     ) -> S3Result<S3Response<PutBucketPolicyOutput>> {
         let who = self.who(&req.credentials);
         let i = req.input;
-        let parsed = serde_json::from_str::<serde_json::Value>(&i.policy);
-        if !parsed.is_ok_and(|v| v.get("Statement").is_some()) {
-            return Err(s3_error!(MalformedPolicy, "Policies must be valid JSON with a Statement"));
+        if !is_policy(&i.policy) {
+            return Err(s3_error!(MalformedPolicy, "Policies must be valid JSON with statements that allow or deny"));
         }
         self.set_document(&i.bucket, who.as_deref(), "policy", Some(i.policy))?;
         ok(PutBucketPolicyOutput::default())

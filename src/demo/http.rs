@@ -104,7 +104,11 @@ fn classify(method: &Method, bucket: &str, key: &str, has: impl Fn(&str) -> bool
         return "Preflight";
     }
     if bucket.is_empty() {
-        return if get { "ListBuckets" } else { "Unknown" };
+        return match () {
+            () if get => "ListBuckets",
+            () if post => "AssumeRole",
+            () => "Unknown",
+        };
     }
     let by_method = |get_name, put_name, delete_name| match () {
         () if get => get_name,
@@ -124,6 +128,19 @@ fn classify(method: &Method, bucket: &str, key: &str, has: impl Fn(&str) -> bool
                 ["GetBucketLifecycleConfiguration", "PutBucketLifecycleConfiguration", "DeleteBucketLifecycle"],
             ),
             ("cors", ["GetBucketCors", "PutBucketCors", "DeleteBucketCors"]),
+            ("website", ["GetBucketWebsite", "PutBucketWebsite", "DeleteBucketWebsite"]),
+            ("encryption", ["GetBucketEncryption", "PutBucketEncryption", "DeleteBucketEncryption"]),
+            ("replication", ["GetBucketReplication", "PutBucketReplication", "DeleteBucketReplication"]),
+            ("publicAccessBlock", ["GetPublicAccessBlock", "PutPublicAccessBlock", "DeletePublicAccessBlock"]),
+            (
+                "ownershipControls",
+                ["GetBucketOwnershipControls", "PutBucketOwnershipControls", "DeleteBucketOwnershipControls"],
+            ),
+            ("object-lock", ["GetObjectLockConfiguration", "PutObjectLockConfiguration", "Unknown"]),
+            ("logging", ["GetBucketLogging", "PutBucketLogging", "Unknown"]),
+            ("notification", ["GetBucketNotificationConfiguration", "PutBucketNotificationConfiguration", "Unknown"]),
+            ("requestPayment", ["GetBucketRequestPayment", "PutBucketRequestPayment", "Unknown"]),
+            ("accelerate", ["GetBucketAccelerateConfiguration", "PutBucketAccelerateConfiguration", "Unknown"]),
         ];
         if let Some((_, [g, p, d])) = table.iter().find(|(name, _)| has(name)) {
             return by_method(g, p, d);
@@ -261,7 +278,7 @@ pub(super) async fn serve(
     let clock = shared.knobs.clock();
     let head = request.method() == Method::HEAD;
     let ranged = request.headers().contains_key("range");
-    let mut response = match refuse(&behaviour, operation, &action, clock, &request, &query) {
+    let mut response = match refuse(&shared.users, &behaviour, operation, &action, clock, &request, &query) {
         Some(Err(e)) => return Err(e),
         Some(Ok(response)) => {
             drain(request.into_body()).await;
@@ -272,6 +289,7 @@ pub(super) async fn serve(
             if action == Some(Action::IgnoreRange) {
                 request.headers_mut().remove("range");
             }
+            token_to_header(request.headers_mut(), &query);
             let pace = behaviour.bytes_per_second.map(|_| Pace::new(connection.clone()));
             let (parts, body) = request.into_parts();
             let (body, unread) = body::Request::new(body, pace);
@@ -318,8 +336,36 @@ pub(super) async fn serve(
     Ok(response)
 }
 
+/// A URL presigned with version 2 carries its session token in the query, and signs it as the header it stands for: the
+/// S3 crate looks only at headers.
+fn token_to_header(headers: &mut HeaderMap, query: &[(String, String)]) {
+    let of_query = |name: &str| query.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str());
+    if of_query("AWSAccessKeyId").is_some()
+        && let Some(Ok(token)) = of_query("x-amz-security-token").map(HeaderValue::from_str)
+    {
+        headers.insert("x-amz-security-token", token);
+    }
+}
+
+/// The access key that a request is signed with.
+fn access_key(headers: &HeaderMap, query: &[(String, String)]) -> Option<String> {
+    let of_query = |name: &str| query.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str());
+    let scope = match headers.get("authorization").and_then(|v| v.to_str().ok()) {
+        Some(value) => match value.strip_prefix("AWS ") {
+            Some(v2) => return v2.split(':').next().map(str::to_owned),
+            None => value.split("Credential=").nth(1)?,
+        },
+        None => match of_query("AWSAccessKeyId") {
+            Some(key) => return Some(key.to_owned()),
+            None => of_query("X-Amz-Credential")?,
+        },
+    };
+    scope.split('/').next().map(str::to_owned)
+}
+
 /// Answers without the service; `None` lets the request through.
 fn refuse(
+    users: &super::acl::Users,
     b: &Behaviour,
     operation: &str,
     action: &Option<Action>,
@@ -343,13 +389,13 @@ fn refuse(
     if !signed(headers, query) {
         return None;
     }
-    if let Some(expected) = &b.session_token {
-        let in_query =
-            query.iter().find(|(k, _)| k.eq_ignore_ascii_case("x-amz-security-token")).map(|(_, v)| v.as_str());
-        let token = headers.get("x-amz-security-token").and_then(|v| v.to_str().ok()).or(in_query);
-        if token != Some(expected) {
-            return Some(Ok(error(400, "ExpiredToken", "The provided token has expired.")));
-        }
+    let in_query = query.iter().find(|(k, _)| k.eq_ignore_ascii_case("x-amz-security-token")).map(|(_, v)| v.as_str());
+    let token = headers.get("x-amz-security-token").and_then(|v| v.to_str().ok()).or(in_query);
+    if access_key(headers, query).is_some_and(|key| !users.token_fits(&key, token)) {
+        return Some(Ok(error(400, "InvalidToken", "The provided token is malformed or otherwise not valid.")));
+    }
+    if b.session_token.as_deref().is_some_and(|expected| token != Some(expected)) {
+        return Some(Ok(error(400, "ExpiredToken", "The provided token has expired.")));
     }
     let date = headers.get("x-amz-date").and_then(|v| v.to_str().ok());
     if headers.contains_key("authorization")

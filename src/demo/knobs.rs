@@ -115,6 +115,12 @@ pub struct Behaviour {
     pub no_complete_etag: bool,
     /// Signed requests must carry this session token; others fail with `ExpiredToken`.
     pub session_token: Option<String>,
+    /// Keys of a session that has ended are refused with 403 `AccessDenied`, not with 400 `ExpiredToken`.
+    pub expired_is_denied: bool,
+    /// How long sessions live, whatever is asked for.
+    pub session_lifetime: Option<Duration>,
+    /// The only region that the token service takes signatures for; `None` takes any.
+    pub sts_region: Option<String>,
     /// ETags that cost no hashing: unique, but not an MD5.
     pub cheap_etags: bool,
     /// How long a restore from an archive takes.
@@ -139,6 +145,9 @@ impl Default for Behaviour {
             strict: false,
             no_complete_etag: false,
             session_token: None,
+            expired_is_denied: false,
+            session_lifetime: None,
+            sts_region: None,
             cheap_etags: false,
             restore_delay: Duration::from_secs(2),
             min_part: 5 << 20,

@@ -17,6 +17,7 @@ mod knobs;
 mod list;
 mod multipart;
 mod object;
+mod route;
 mod sample;
 mod service;
 mod store;
@@ -48,6 +49,9 @@ pub use self::store::{Attributes, Store};
 /// Canonical ids of the two users there are from the start.
 const OWNER: &str = "0e1f2a3b4c5d6e7f8091a2b3c4d5e6f7a8b9cadbecfd0e1f2a3b4c5d6e7f8091";
 const SECOND: &str = "5ec0d2a3b4c5d6e7f8091a2b3c4d5e6f7a8b9cadbecfd0e1f2a3b4c5d6e7f80";
+
+/// The role there is from the start: everybody with keys may take it and keeps the own rights.
+pub const ROLE: &str = "arn:aws:iam:::role/demo";
 
 /// How long a shutdown waits for answers under way.
 const GRACE: Duration = Duration::from_secs(2);
@@ -173,6 +177,7 @@ impl Server {
         let users = acl::Users::default();
         users.add(owner.clone());
         users.add(second.clone());
+        users.add_role(ROLE);
         let store = Store::open(options.data.as_deref(), OWNER)?;
         for bucket in &options.buckets {
             match store.add_bucket(bucket, acl::Acl::private(OWNER), None) {
@@ -191,6 +196,7 @@ impl Server {
         let mut builder = S3ServiceBuilder::new(service::Service(shared.clone()));
         builder.set_auth(acl::Auth(shared.clone()));
         builder.set_access(acl::Everybody);
+        builder.set_route(route::Route(shared.clone()));
         if let Some(domain) = options.domain {
             builder.set_host(Domain(domain));
         }
@@ -233,6 +239,16 @@ impl Server {
     /// Requests signed with this access key fail from now on.
     pub fn remove_keys(&self, access_key: &str) {
         self.shared.users.remove(access_key);
+    }
+
+    /// Ends all sessions of roles that were given out so far.
+    pub fn end_sessions(&self) {
+        self.shared.users.end_sessions();
+    }
+
+    /// Lets another role be taken.
+    pub fn add_role(&self, arn: &str) {
+        self.shared.users.add_role(arn);
     }
 
     pub fn knobs(&self) -> &Knobs {

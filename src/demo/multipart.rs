@@ -59,7 +59,8 @@ impl Service {
         let acl = Acl::of_headers(canned, &grants, &owner, Some(&bucket_owner), &self.0.users)?;
         let attributes = attributes!(i)?;
         let sse = attributes.sse.clone();
-        let upload = Upload { initiated: now(), attributes, acl, owner, parts: Default::default() };
+        let algorithm = i.checksum_algorithm.as_ref().map(|a| a.as_str().to_owned());
+        let upload = Upload { initiated: now(), attributes, acl, owner, algorithm, parts: Default::default() };
         let id = self.0.store.with_bucket_mut(&i.bucket, |b| self.0.store.add_upload(b, &i.key, upload))?;
         ok(CreateMultipartUploadOutput {
             bucket: Some(i.bucket),
@@ -90,7 +91,17 @@ impl Service {
             checksum_sha256: part.checksums.sha256.clone(),
             ..Default::default()
         };
-        self.0.store.with_bucket_mut(&i.bucket, |b| self.0.store.add_part(b, &i.key, &i.upload_id, number, part))?;
+        self.0.store.with_bucket_mut(&i.bucket, |b| {
+            // As AWS has it: what was announced is wanted of every part.
+            let announced = upload(b, &i.key, &i.upload_id)?.algorithm.as_deref();
+            if announced == Some(ChecksumAlgorithm::CRC32C) && part.checksums.crc32c.is_none() {
+                return Err(s3_error!(
+                    InvalidRequest,
+                    "Checksum Type mismatch occurred, expected checksum Type: crc32c"
+                ));
+            }
+            self.0.store.add_part(b, &i.key, &i.upload_id, number, part)
+        })?;
         ok(output)
     }
 
@@ -119,6 +130,16 @@ impl Service {
                 let part = up.parts.get(&number).ok_or_else(invalid)?;
                 if one.e_tag.as_ref().is_none_or(|t| t.value() != part.etag) {
                     return Err(invalid());
+                }
+                if up.algorithm.as_deref() == Some(ChecksumAlgorithm::CRC32C)
+                    && part.checksums.crc32c.is_some()
+                    && one.checksum_crc32c != part.checksums.crc32c
+                {
+                    return Err(s3_error!(
+                        InvalidRequest,
+                        "The upload was created using a crc32c checksum. The complete request must include the \
+                         checksum for each part."
+                    ));
                 }
                 if at + 1 < listed.len() && part.data.size() < min {
                     return Err(s3_error!(

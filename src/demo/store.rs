@@ -96,6 +96,8 @@ pub(super) struct Upload {
     pub acl: Acl,
     /// Who started it.
     pub owner: String,
+    /// Checksum that the parts were announced with.
+    pub algorithm: Option<String>,
     pub parts: BTreeMap<u32, UploadedPart>,
 }
 
@@ -203,6 +205,8 @@ struct UploadRecord {
     attributes: Attributes,
     acl: Acl,
     owner: String,
+    #[serde(default)]
+    algorithm: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -298,6 +302,7 @@ impl Store {
                 attributes: r.attributes,
                 acl: r.acl,
                 owner: r.owner,
+                algorithm: r.algorithm,
                 parts: BTreeMap::new(),
             };
             bucket.uploads.insert((r.key, r.id), upload);
@@ -514,6 +519,7 @@ impl Store {
                 attributes: upload.attributes.clone(),
                 acl: upload.acl.clone(),
                 owner: upload.owner.clone(),
+                algorithm: upload.algorithm.clone(),
             };
             disk.save(Table::Uploads, &[&bucket.info.name, key, &id], &record).map_err(io_error)?;
         }

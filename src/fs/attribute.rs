@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::attr::is_posix_name;
-use super::grants::{self, Wanted};
 use crate::config::provider::{Provider, TagLimits};
 use crate::error::{Error, Kind, Result};
+use crate::s3::grants::{self, Wanted};
 use crate::s3::{Acl, Headers, NewObject, ObjectMeta};
 
 /// Everything that has a meaning in a query string, or to a reader of one line.
@@ -233,8 +233,8 @@ impl Edit {
         Ok(match (attribute, value) {
             (Attribute::Acl, Some(v)) => Edit::Acl(grants::canned(v, &store.acl, false)?),
             (Attribute::Acl, None) => Edit::Acl("private".into()),
-            (Attribute::Grants, Some(v)) => Edit::Grants(grants::parse_lines(v, &store.acl)?),
-            (Attribute::AclJson, Some(v)) => Edit::Grants(grants::parse_json(v, &store.acl)?),
+            (Attribute::Grants, Some(v)) => Edit::Grants(grants::parse_lines(v, &store.acl, false)?),
+            (Attribute::AclJson, Some(v)) => Edit::Grants(grants::parse_json(v, &store.acl, false)?),
             (Attribute::Tags, v) => Edit::Tags(parse_tags(v.unwrap_or(""), &store.tags)?),
             (Attribute::Tag(tag), v) => {
                 check_tags(&[(tag.clone(), v.unwrap_or("").to_owned())], &store.tags)?;

@@ -193,14 +193,26 @@ impl Fs {
                 w.bring_back().await?;
             }
             // Ends a commit that is under way: only after that is it certain whether there is an object.
-            w.unlink().await;
+            w.stop().await;
         }
         let stored = inode.state.lock().stored || writer.as_ref().is_some_and(|w| w.base().is_some());
         if stored && !open {
-            self.s3.delete(&key, None).await?;
+            let deleted = self.s3.delete(&key, None).await;
+            if let (Err(e), Some(w)) = (&deleted, &writer) {
+                tracing::debug!("what was pending of it goes on: {e}");
+                w.revive();
+                if w.backlog().is_some() {
+                    self.upload_later(&inode);
+                }
+            }
+            deleted?;
         }
         if stored && open {
             self.graves.dig(key.clone(), inode.ino);
+        }
+        // After the object, so that a crash in between leaves the file as it was last, or nothing.
+        if let Some(w) = &writer {
+            w.forget().await;
         }
         self.keep_dir(parent);
         self.inodes.unlink(inode.ino);

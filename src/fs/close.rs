@@ -49,7 +49,31 @@ impl Fs {
         }
     }
 
+    /// Somebody else's version has the name, ours another one: the handles go on with ours, the name shows theirs.
+    fn kept_beside(self: &Arc<Self>, inode: &Arc<Inode>, writer: &Arc<Writer>, ours: &Object) {
+        {
+            let mut state = inode.state.lock();
+            state.stored = true;
+            state.attr_pending = false;
+            state.wrote = writer.is_dirty();
+            state.confirmed = None;
+            state.changed = None;
+            state.facts.meta = None;
+        }
+        if let Some((parent, _)) = self.inodes.place(inode.ino) {
+            if let Some(name) = Name::of_component(ours.id.key.file_name()) {
+                self.listings.touch(parent, &name, true);
+            }
+            self.inodes.names_changed(parent);
+        }
+        self.forget_pages(inode);
+        self.rebind(inode, ours);
+    }
+
     pub(super) fn committed(self: &Arc<Self>, inode: &Arc<Inode>, writer: &Arc<Writer>, committed: Committed) {
+        if committed.beside {
+            return self.kept_beside(inode, writer, &committed.object);
+        }
         let carried = writer.object();
         let meta = ObjectMeta {
             size: committed.object.size,

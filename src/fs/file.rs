@@ -317,6 +317,9 @@ impl Fs {
             };
             let base = (need != Need::Nothing).then_some(base);
             let writer = Writer::new(self.writes.clone(), key, base, object, Condition::None);
+            if need == Need::Nothing {
+                writer.replacing(Some(meta.etag.clone()));
+            }
             state.writer = Some(writer.clone());
             state.write_handles += 1;
             // Reads see the writer's bytes from now on, on every handle.
@@ -405,6 +408,9 @@ impl Fs {
         let condition =
             if exclusive && self.settings.conditional && !buried { Condition::Absent } else { Condition::None };
         let writer = Writer::new(self.writes.clone(), key.clone(), None, object, condition);
+        if !buried {
+            writer.replacing(None);
+        }
         let inode = self.inodes.remember_kind(parent, name, key.as_str(), Some(FileKind::File), || {
             let mut state = State::new(attr, Facts::default(), buried);
             state.writer = Some(writer);

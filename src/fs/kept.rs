@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use super::Fs;
-use super::grants::under_owner;
 use super::inode::{Inode, State};
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
+use crate::s3::grants::under_owner;
 use crate::s3::{Acl, AclChange, ETag, NewObject, ObjectMeta, canned_name};
 use crate::write::Writer;
 

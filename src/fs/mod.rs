@@ -14,7 +14,6 @@ mod copy;
 mod copy_range;
 mod drain;
 pub mod file;
-mod grants;
 mod graves;
 mod habit;
 mod handle;

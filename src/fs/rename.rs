@@ -96,6 +96,10 @@ impl Fs {
         if let Some(w) = &writer
             && !stored
         {
+            // The other file must not go before this one is safe.
+            if replaced.as_ref().is_some_and(|r| r.backlog().is_some()) && w.is_unacknowledged() {
+                self.acknowledge(source).await?;
+            }
             let _held = w.hold_commits().await?;
             if !self.usage(source).1 && w.rekey(new.clone()).await.is_ok() {
                 // The target's object stays in the bucket until this file's commit replaces it.
@@ -164,6 +168,10 @@ impl Fs {
             }
             other => other?,
         };
+        // Were it to end after the delete, a crash in between would store it over the copy that is all there is.
+        if let Some(w) = &replaced {
+            w.unlink().await;
+        }
         self.s3.delete(&old, None).await?;
         self.moved(source, from, to, target).await?;
         {

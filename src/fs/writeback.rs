@@ -74,7 +74,10 @@ impl Fs {
             Acknowledge::Journaled => {
                 let mut state = inode.state.lock();
                 state.wrote = writer.is_unacknowledged();
+                state.attr_changed = false;
                 state.attr_pending = false;
+                // As after a commit: the writer carries them.
+                state.edits.clear();
                 Ok(())
             }
             Acknowledge::Store => self.commit(inode).await,
@@ -124,6 +127,8 @@ impl Fs {
             return After::End;
         };
         let done = async {
+            // The object that is replaced now may be what others have copied from.
+            self.settle_copies(Some(inode)).await;
             self.keep_tags_and_acl(inode, &writer).await?;
             writer.commit_acknowledged().await
         };
@@ -137,6 +142,9 @@ impl Fs {
                     if let Err(e) = self.settle(&id.key, &writer.object(), &id.etag).await {
                         error!("{e}");
                     }
+                } else if writer.backlog().is_some() {
+                    // It is being deleted.
+                    self.rest(SETTLE).await;
                 }
                 *pause = FIRST_PAUSE;
                 self.after_upload(inode, &writer).await

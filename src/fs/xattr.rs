@@ -14,11 +14,11 @@ use super::Fs;
 use super::attr::{FileKind, is_posix_name};
 use super::attribute::{Attribute, Edit, edit_tag, format_tags, get_from_meta, get_uncommitted, invalid};
 use super::copy::apply_edits;
-use super::grants;
 use super::inode::{Ino, Inode, ROOT};
 use super::kept::{KeptAcl, Known, Tags, edit_writer};
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
+use crate::s3::grants;
 use crate::s3::{Acl, AclChange, Headers, NewObject, ObjectMeta, canned_name};
 
 impl Fs {

@@ -16,8 +16,10 @@ mod address;
 mod body;
 mod bucket;
 mod configuration;
+mod digest;
 mod documents;
 mod failure;
+pub mod grants;
 mod headers;
 mod list;
 mod multipart;
@@ -48,6 +50,7 @@ pub use address::Addressing;
 pub use body::Body;
 pub use bucket::check_bucket_name;
 pub use configuration::*;
+pub use digest::Checksum;
 pub use documents::Document;
 pub use object::Get;
 pub use operation::RequestCounts;
@@ -102,6 +105,8 @@ pub struct Settings {
     pub list_version: ListVersion,
     /// Whether keys in listings may be asked for percent-encoded. Without it keys with control characters are lost.
     pub list_encoding: bool,
+    /// What vouches for uploaded bytes.
+    pub checksum: Checksum,
     /// Requests under way at once; a quarter is kept from bulk transfers.
     pub max_requests: usize,
     pub user_agent: String,
@@ -123,6 +128,7 @@ impl Default for Settings {
             retries: 5,
             list_version: ListVersion::Auto,
             list_encoding: true,
+            checksum: Checksum::default(),
             max_requests: 64,
             user_agent: concat!("xosfs/", env!("CARGO_PKG_VERSION")).into(),
             requester_pays: false,
@@ -172,6 +178,7 @@ struct Learned {
     unquoted_match: AtomicBool,
     no_conditions: AtomicBool,
     no_delete_many: AtomicBool,
+    checksums: digest::Accepted,
     /// The table of `sign_v2` that it signs by.
     signed_names: AtomicUsize,
     /// Whether tags sent with a multipart upload arrive: [`tagging`] has the values.
@@ -224,7 +231,8 @@ impl S3 {
     fn with(shared: Arc<Shared>, bucket: String, region: String, endpoint: Url) -> S3 {
         let in_host = address::is_virtual(shared.settings.addressing, &endpoint, &bucket);
         let place = RwLock::new(Place { region, endpoint, in_host });
-        let learned = Learned::default();
+        let checksums = digest::Accepted::new(shared.settings.checksum);
+        let learned = Learned { checksums, ..Learned::default() };
         learned.list_v1.store(shared.settings.list_version == ListVersion::V1, Ordering::Relaxed);
         learned.no_encoding.store(!shared.settings.list_encoding, Ordering::Relaxed);
         S3(Arc::new(Inner { shared, bucket, place, learned }))

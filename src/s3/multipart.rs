@@ -5,6 +5,8 @@
 //!    older object of the same size must not pass for the new one, so its entity tag or its age has to fit too.
 //! 2. Some stores complete without telling the entity tag; then the object is looked at, and its size must be the
 //!    sum of the parts.
+//! 3. Where parts carry checksums (see `digest`), a store that keeps them wants them announced by the upload and repeated
+//!    by its completion: those go back that its own answers had, so a store that keeps none gets none.
 
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
@@ -13,6 +15,7 @@ use http::HeaderMap;
 use md5::{Digest, Md5};
 use rusty_s3::Method;
 
+use super::digest::{CRC32C, Vouched};
 use super::object::{of_meta, source_headers, stale};
 use super::operation::Op;
 use super::request::Action;
@@ -29,6 +32,7 @@ impl S3 {
     pub async fn create_upload(&self, key: &Key, object: &NewObject) -> Result<String> {
         let mut action = Action::new(Op::CreateMultipartUpload, Method::Post, key.as_str()).query("uploads", "");
         action.headers = headers::new_object(object)?;
+        action.vouched = Vouched::Upload;
         let document = self.fetch(&action).await?.document(Op::CreateMultipartUpload)?;
         document
             .some("UploadId")
@@ -46,11 +50,13 @@ impl S3 {
             .query("uploadId", upload);
         action.bulk = true;
         action.payload = payload;
+        action.vouched = Vouched::body();
         action.check = Some(&check);
         let answer = self.fetch(&action).await.map_err(gone)?;
         let etag = headers::etag(&answer.headers)
             .ok_or_else(|| Error::new(Kind::Io, "upload part: answer without an entity tag").with_key(key))?;
-        Ok(Part { number, etag, size })
+        let checksum = answer.header(CRC32C).map(str::to_owned);
+        Ok(Part { number, etag, size, checksum })
     }
 
     /// Makes a part from `range` of `source`; `size` is what the part will have.
@@ -78,12 +84,13 @@ impl S3 {
             action = action.header("x-amz-copy-source-range", format!("bytes={}-{}", r.start, r.end - 1));
         }
         let answer = self.fetch(&action).await.map_err(|e| gone(stale(e)))?;
-        let etag = answer
-            .document(Op::UploadPartCopy)?
+        let result = answer.document(Op::UploadPartCopy)?;
+        let checksum = result.some("ChecksumCRC32C");
+        let etag = result
             .some("ETag")
             .map(|e| ETag::new(&e))
             .ok_or_else(|| Error::new(Kind::Io, "upload part copy: answer without an entity tag").with_key(key))?;
-        Ok(Part { number, etag, size })
+        Ok(Part { number, etag, size, checksum })
     }
 
     /// Makes the object from its parts, which must be in order of their numbers.
@@ -102,6 +109,9 @@ impl S3 {
             body.push_str("<Part>");
             xml::element("PartNumber", &part.number.to_string(), &mut body);
             xml::element("ETag", &part.etag.quoted(), &mut body);
+            if let Some(checksum) = &part.checksum {
+                xml::element("ChecksumCRC32C", checksum, &mut body);
+            }
             body.push_str("</Part>");
         }
         body.push_str("</CompleteMultipartUpload>");
@@ -217,7 +227,12 @@ impl S3 {
                     return Err(Error::new(Kind::Io, "list parts: a part without number or size").with_key(key));
                 };
                 if parts.last().is_none_or(|p| p.number < number) {
-                    parts.push(Part { number, etag: ETag::new(part.text_of("ETag")), size });
+                    parts.push(Part {
+                        number,
+                        etag: ETag::new(part.text_of("ETag")),
+                        size,
+                        checksum: part.some("ChecksumCRC32C"),
+                    });
                 }
             }
             if !document.is_true("IsTruncated") {
@@ -294,7 +309,7 @@ mod tests {
         let zeros = Md5::digest(vec![0; 5 << 20]);
         let tail = Md5::digest(b"tail");
         let hex = |d: &[u8]| d.iter().map(|b| format!("{b:02x}")).collect::<String>();
-        let part = |number, hex: &str, size| Part { number, etag: ETag::new(hex), size };
+        let part = |number, hex: &str, size| Part { number, etag: ETag::new(hex), size, checksum: None };
         let parts = [part(1, &hex(&zeros), 5 << 20), part(2, &hex(&tail), 4)];
         assert_eq!(usual_tag(&parts).as_deref(), Some("47693b6aafc99e607a33f321da4dc903-2"));
         assert_eq!(usual_tag(&[part(1, "opaque", 1)]), None);

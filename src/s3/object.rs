@@ -15,6 +15,7 @@ use md5::{Digest, Md5};
 use rusty_s3::Method;
 
 use super::body::Body;
+use super::digest::Vouched;
 use super::operation::Op;
 use super::request::{Action, Answer, header};
 use super::types::{Condition, Directive, ETag, NewObject, ObjectMeta, Payload, Source, Stored};
@@ -148,8 +149,16 @@ impl S3 {
     /// it (remembered: the caller looks first).
     pub async fn put(&self, key: &Key, payload: Payload, object: &NewObject, condition: &Condition) -> Result<Stored> {
         let list = headers::new_object(object)?;
+        let vouched = Vouched::body();
+        let len = payload.len();
+        let check = |_: u16, headers: &HeaderMap| match header(headers, "x-amz-object-size") {
+            Some(size) if size.parse() != Ok(len) => Err(format!("{len} bytes were sent and {size} stored")),
+            _ => Ok(()),
+        };
         let make = || {
             let mut action = Action::new(Op::PutObject, Method::Put, key.as_str());
+            action.vouched = vouched.clone();
+            action.check = Some(&check);
             action.bulk = payload.len() > SMALL_PUT;
             action.payload = payload.clone();
             action.headers = list.clone();

@@ -18,6 +18,7 @@ use rusty_s3::Method;
 use tokio::time::Instant;
 
 use super::body::{Permits, Progress, Upload};
+use super::digest::{Checksum, Doubt, Vouched};
 use super::failure::{Answered, Connect, Failure, answered};
 use super::operation::Op;
 use super::types::Payload;
@@ -53,6 +54,8 @@ pub(super) struct Action<'a> {
     /// Names in lower case. `x-amz-*` and `content-md5` are signed.
     pub headers: Vec<(String, String)>,
     pub payload: Payload,
+    /// Whether a digest goes with the payload.
+    pub vouched: Vouched,
     /// A transfer of file contents: counted apart from lookups, allowed to outlive the deadline while bytes flow.
     pub bulk: bool,
     /// The store works before it answers (copies, completion): silence up to the deadline is no stall.
@@ -73,6 +76,7 @@ impl<'a> Action<'a> {
             query: Vec::new(),
             headers: Vec::new(),
             payload: Payload::default(),
+            vouched: Vouched::No,
             bulk: false,
             slow: false,
             check: None,
@@ -162,6 +166,7 @@ struct Repaired {
     place: bool,
     clock: bool,
     keys: bool,
+    checksum: Option<Doubt>,
     /// Tables of signed names tried besides the first.
     tables: usize,
 }
@@ -171,6 +176,7 @@ struct Signing<'a> {
     keys: Option<&'a Keys>,
     /// Of `sign_v2::TABLES`.
     table: usize,
+    checksum: Checksum,
 }
 
 /// Whether a store that answers so may mean the keys.
@@ -222,10 +228,17 @@ impl S3 {
             let keys = self.keys(deadline).await?;
             let place = self.0.place.read().clone();
             let progress = Progress::new(action.payload.is_empty());
-            let signing = Signing { keys: keys.as_deref(), table: self.table(&repaired) };
+            let signing = Signing {
+                keys: keys.as_deref(),
+                table: self.table(&repaired),
+                checksum: self.learned().checksums.mode(),
+            };
+            let checksums = &self.learned().checksums;
+            action.vouched.prepare(&action.payload, signing.checksum).await;
             let failure = match self.attempt(action, stream, &signing, &place, &progress, deadline).await {
                 Ok(raw) => {
                     self.learned().signed_names.store(signing.table, Ordering::Relaxed);
+                    checksums.settle(&action.vouched, signing.checksum, repaired.checksum.take(), None);
                     let relax = |p: u64| Some(if p < PAUSE_FIRST { 0 } else { p / 2 });
                     let _ = shared.pause.fetch_update(Ordering::Relaxed, Ordering::Relaxed, relax);
                     return Ok((raw, permits));
@@ -251,8 +264,16 @@ impl S3 {
                 shared.counters.retries.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
+            if repaired.checksum.is_none()
+                && let Some(doubt) = checksums.doubt(&action.vouched, signing.checksum, &failure)
+            {
+                repaired.checksum = Some(doubt);
+                shared.counters.retries.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
             let wait = backoff(retries, &failure);
             if !failure.is_transient() || retries >= shared.settings.retries || Instant::now() + wait >= deadline {
+                checksums.settle(&action.vouched, signing.checksum, repaired.checksum.take(), Some(&failure));
                 let error = failure.into_error(action.op, self.bucket(), action.key, attempts);
                 shared.counters.failed(&error);
                 tracing::debug!(op = action.op.name(), %error, "request failed");
@@ -332,6 +353,9 @@ impl S3 {
         }
         if let Some(check) = action.check {
             check(status, &headers).map_err(Failure::Bad)?;
+        }
+        if let Some(why) = action.vouched.contradicted(&action.payload, signing.checksum, &headers) {
+            return Err(Failure::Bad(why));
         }
         if stream {
             return Ok(Raw { status, headers, content: Content::Stream(response) });
@@ -414,6 +438,7 @@ impl S3 {
         let mut query: Vec<(&str, String)> = action.query.iter().map(|(n, v)| (*n, v.clone())).collect();
         query.sort_unstable();
         let mut headers = action.headers.clone();
+        headers.extend(action.vouched.header(&action.payload, signing.checksum));
         if settings.requester_pays {
             headers.push(("x-amz-request-payer".into(), "requester".into()));
         }
@@ -618,7 +643,8 @@ mod tests {
     fn build(s3: &S3, action: &Action<'_>) -> Result<reqwest::Request> {
         let keys = s3.shared().settings.credentials.keys();
         let place = s3.0.place.read().clone();
-        s3.build(action, &Signing { keys: keys.as_deref(), table: 0 }, &place, &Progress::new(true))
+        let signing = Signing { keys: keys.as_deref(), table: 0, checksum: Checksum::Off };
+        s3.build(action, &signing, &place, &Progress::new(true))
     }
 
     #[test]

@@ -587,11 +587,11 @@ mod tests {
     #[test]
     fn endpoint_and_region_are_those_of_the_provider_unless_given() {
         use crate::config::provider::{AWS, CEPH, XOS};
-        let store = Some("https://gdoss.xstore.ctyun.cn");
-        let xos = StsSettings::of(&XOS, store, "us-east-1", None, None).unwrap();
-        assert_eq!((xos.endpoint.as_str(), xos.region.as_str()), (store.unwrap(), "ctyun"));
+        let store = "https://gdoss.xstore.ctyun.cn";
+        let xos = StsSettings::of(&XOS, Some(store), "us-east-1", None, None).unwrap();
+        assert_eq!((xos.endpoint.as_str(), xos.region.as_str()), (store, "ctyun"));
         assert_eq!(xos.other_region.as_deref(), Some("cn"));
-        let given = StsSettings::of(&XOS, store, "us-east-1", Some("https://sts.x"), Some("cn")).unwrap();
+        let given = StsSettings::of(&XOS, Some(store), "us-east-1", Some("https://sts.x"), Some("cn")).unwrap();
         assert_eq!((given.endpoint.as_str(), given.region.as_str(), given.other_region), ("https://sts.x", "cn", None));
         let aws = StsSettings::of(&AWS, None, "eu-west-1", None, None).unwrap();
         assert_eq!((aws.endpoint.as_str(), aws.region.as_str()), ("https://sts.eu-west-1.amazonaws.com", "eu-west-1"));

@@ -215,6 +215,8 @@ pub struct Part {
     pub etag: ETag,
     /// Bytes.
     pub size: u64,
+    /// CRC32C as the store sent it; completing the upload repeats it.
+    pub checksum: Option<String>,
 }
 
 /// A multipart upload in progress.

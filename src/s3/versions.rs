@@ -128,7 +128,14 @@ fn read(document: &xml::Node) -> VersionPage {
     let prefixes = document.all("CommonPrefixes").flat_map(|c| c.all("Prefix")).map(|p| text(&p.text)).collect();
     let last = versions.last().map(|v| VersionMarker { key: v.key.clone(), version: Some(v.version.to_string()) });
     let next = document.is_true("IsTruncated").then(|| match document.some("NextKeyMarker") {
-        Some(key) => Some(VersionMarker { key: text(&key), version: document.some("NextVersionIdMarker") }),
+        // Ceph encodes the keys, but not this: the last key tells which it is.
+        Some(key) => {
+            let plain = last.as_ref().is_some_and(|l| l.key == key);
+            Some(VersionMarker {
+                key: if plain { key } else { text(&key) },
+                version: document.some("NextVersionIdMarker"),
+            })
+        }
         None => last,
     });
     VersionPage { versions, prefixes, next: next.flatten() }
@@ -373,6 +380,16 @@ mod tests {
     fn an_empty_answer_is_an_empty_page() {
         let page = page("<ListVersionsResult><IsTruncated>false</IsTruncated></ListVersionsResult>");
         assert!(page.versions.is_empty() && page.next.is_none());
+    }
+
+    #[test]
+    fn a_marker_may_be_plain_where_keys_are_encoded() {
+        let page = page(
+            "<ListVersionsResult><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>\
+             <NextKeyMarker>a+b</NextKeyMarker><NextVersionIdMarker>v</NextVersionIdMarker>\
+             <Version><Key>a%2Bb</Key><VersionId>v</VersionId></Version></ListVersionsResult>",
+        );
+        assert_eq!(page.next, Some(VersionMarker { key: "a+b".into(), version: Some("v".into()) }));
     }
 
     // XOS-OBJ-21

@@ -24,7 +24,7 @@ use super::layers::{self, Layer};
 use super::overlay::{Origin, Overlay, Piece};
 use super::state::State;
 use super::storing::Running;
-use super::{Committed, Writer, Writes, commit, staging};
+use super::{Committed, Writer, Writes, commit, conflict, staging};
 
 /// Sealed layers of one file above which they are folded into one.
 const LAYERS_MAX: usize = 16;
@@ -271,6 +271,7 @@ impl Writer {
             key: live.key,
             object: live.object,
             condition: live.condition,
+            replaces: Condition::None,
             size: live.size,
             expected: 0,
             layers,
@@ -313,6 +314,10 @@ impl Writer {
             }
             if s.acked.as_ref().is_some_and(|a| a.generation == s.generation) {
                 return Ok(Some(Acknowledge::Journaled));
+            }
+            // A record has bytes. What is to be copied from other objects may be gone from them before a replay.
+            if s.layers.iter().any(|l| !l.overlay.extents().is_empty()) {
+                return Ok(None);
             }
             let held: u64 = s.layers.iter().filter(|l| l.saved.is_none()).map(|l| l.overlay.held()).sum();
             if !journal.has_room(held) {
@@ -471,8 +476,8 @@ impl Writer {
         }
     }
 
-    /// Nothing of the file is to be stored any more.
-    pub(super) async fn end_record(&self) {
+    /// The second half of [`Writer::unlink`]: not after a crash either.
+    pub async fn forget(&self) {
         let Some(journal) = self.io.settings.journal.clone() else { return };
         let _journaling = self.journaling.lock().await;
         let Some(id) = ({
@@ -594,13 +599,13 @@ impl Writer {
         for blob in blobs {
             blob.check().await.map_err(|e| e.with_key(self.key()))?;
         }
-        let Some(job) = self.freeze_acknowledged()? else { return Ok(None) };
+        let Some(mut job) = self.freeze_acknowledged()? else { return Ok(None) };
         let frozen = Running::new(self);
         let done = commit::store(&self.io, &job).await;
         let done = match done {
             Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Exists) => match self.recognise().await {
                 Ok(Some(committed)) => Ok(committed),
-                Ok(None) => Err(e),
+                Ok(None) => conflict::resolve(&self.io, &mut job, e).await,
                 Err(looking) => {
                     tracing::debug!("after {e}: {looking}");
                     Err(if is_passing(looking.kind()) { looking } else { e })
@@ -654,7 +659,7 @@ impl Writer {
                     version: meta.version.clone(),
                     last_modified: meta.last_modified,
                 };
-                return Ok(Some(Committed { object: there, stored, headers_pending: false }));
+                return Ok(Some(Committed { object: there, stored, headers_pending: false, beside: false }));
             }
             let mut s = self.state.lock();
             s.base = Some(there);

@@ -40,6 +40,8 @@ pub(super) struct Job {
     pub size: u64,
     pub object: NewObject,
     pub condition: Condition,
+    /// Whether `condition` is that of O_EXCL.
+    pub exclusive: bool,
     pub stream: Option<Stream>,
     pub frozen: Frozen,
     /// Nobody waits for it.
@@ -74,7 +76,7 @@ pub(super) async fn store(io: &Arc<Writes>, job: &Job) -> Result<Committed> {
 
 fn committed(job: &Job, stored: Stored) -> Committed {
     let id = ObjectId { key: job.key.clone(), etag: stored.etag.clone(), version: stored.version.clone() };
-    Committed { object: Object { id, size: job.size }, stored, headers_pending: false }
+    Committed { object: Object { id, size: job.size }, stored, headers_pending: false, beside: false }
 }
 
 /// When only headers changed, the store copies the object onto itself. `None`: there is more to do.
@@ -89,7 +91,7 @@ async fn attributes(io: &Arc<Writes>, job: &Job) -> Result<Option<Stored>> {
     let directive = Directive::Replace { object: job.object.clone(), tags: true };
     let source = Source::of(&base.id);
     let write = Write::Copy(&source, &directive);
-    let copied = io.conditional(&job.key, Some(base), job.condition.clone(), write).await;
+    let copied = io.conditional(&job.key, job.condition.clone(), write).await;
     match copied {
         Ok(stored) => Ok(Some(stored)),
         Err(e) if e.kind() == Kind::Unsupported => Ok(None),
@@ -111,7 +113,7 @@ async fn duplicate(io: &Arc<Writes>, job: &Job) -> Result<Option<Stored>> {
     let directive = Directive::Replace { object: job.object.clone(), tags: true };
     let from = Source::of(&source.id);
     let write = Write::Copy(&from, &directive);
-    match io.conditional(&job.key, job.base.as_ref(), job.condition.clone(), write).await {
+    match io.conditional(&job.key, job.condition.clone(), write).await {
         Ok(stored) => {
             if stored.etag != source.id.etag {
                 unchanged(io, source).await?;
@@ -127,7 +129,7 @@ async fn duplicate(io: &Arc<Writes>, job: &Job) -> Result<Option<Stored>> {
 /// Some stores (Ceph 16) ignore the condition on the source of a copy. What is still there after the copy was there
 /// when it was made.
 async fn unchanged(io: &Writes, source: &Object) -> Result<()> {
-    if source.id.version.is_some() {
+    if io.settings.conditional_copies || source.id.version.is_some() {
         return Ok(());
     }
     match io.s3.head(&source.id.key, None).await {
@@ -161,7 +163,7 @@ async fn bytes(io: &Arc<Writes>, job: &Job) -> Result<Stored> {
                     let own = job.base.as_ref().filter(|b| **b == source);
                     unchanged(io, &source).await.map_err(|e| own.map_or(e.clone(), |b| base_error(e, b)))?;
                 }
-                return upload.complete(&done, job.size, job.base.as_ref(), job.condition.clone()).await;
+                return upload.complete(&done, job.size, job.condition.clone()).await;
             }
         }
     }
@@ -178,7 +180,7 @@ async fn put(io: &Arc<Writes>, job: &Job) -> Result<Stored> {
         return Err(stopped());
     }
     let write = Write::Put(&payload, &job.object);
-    let stored = io.conditional(&job.key, job.base.as_ref(), job.condition.clone(), write).await?;
+    let stored = io.conditional(&job.key, job.condition.clone(), write).await?;
     remember(io, &committed(job, stored.clone()).object, &payload);
     Ok(stored)
 }
@@ -358,5 +360,5 @@ async fn finish(io: &Arc<Writes>, job: &Job, stream: &Stream) -> Result<Stored> 
     };
     parts.extend(sent);
     parts.sort_by_key(|p| p.number);
-    stream.upload.complete(&parts, job.size, None, job.condition.clone()).await
+    stream.upload.complete(&parts, job.size, job.condition.clone()).await
 }

@@ -128,7 +128,7 @@ pub(super) fn copied(layers: &[Layer]) -> Extents {
         set.remove(layer.cut..u64::MAX);
         set.remove(layer.shipped.clone());
         if !set.is_empty() {
-            for r in layer.overlay.dirty().iter() {
+            for r in layer.dirty().iter() {
                 set.remove(r);
             }
         }

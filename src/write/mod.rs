@@ -27,6 +27,7 @@ use crate::s3::{S3, Stored};
 
 mod acknowledge;
 mod commit;
+mod conflict;
 mod copying;
 pub mod extents;
 pub mod journal;
@@ -98,8 +99,10 @@ pub enum OnConflict {
     /// The last writer wins, as on any shared directory.
     #[default]
     Overwrite,
-    /// The commit fails with [`Kind::Conflict`].
+    /// The commit fails with [`Kind::Conflict`]; what was written stays with the handles.
     Fail,
+    /// Ours is stored beside the other one, under a name that says so.
+    KeepBoth,
 }
 
 #[derive(Clone, Debug)]
@@ -123,6 +126,8 @@ pub struct WriteSettings {
     pub journal: Option<Arc<Journal>>,
     /// Whether [`Writer::acknowledge`] returns when the journal has the bytes.
     pub writeback: bool,
+    /// Whether copies honour the condition on their source. Without it a HEAD after the copies takes its place.
+    pub conditional_copies: bool,
 }
 
 impl Default for WriteSettings {
@@ -138,6 +143,7 @@ impl Default for WriteSettings {
             conditional_puts: true,
             journal: None,
             writeback: false,
+            conditional_copies: false,
         }
     }
 }
@@ -149,6 +155,8 @@ pub struct Committed {
     pub stored: Stored,
     /// The bytes are stored, headers that were changed while they were sent are not.
     pub headers_pending: bool,
+    /// Somebody else's version has the name of the file: ours is `object`, under another one.
+    pub beside: bool,
 }
 
 /// The write engine: one per mount.

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,16 +16,16 @@ use crate::error::{Error, Kind, Result};
 
 fn meaning(what: &'static str, e: &io::Error) -> Error {
     let kind = match e.kind() {
-        io::ErrorKind::StorageFull
-        | io::ErrorKind::QuotaExceeded
-        | io::ErrorKind::FileTooLarge
-        // Taken away or mounted read-only meanwhile: there is no room, and the mount itself is fine.
+        io::ErrorKind::QuotaExceeded => Kind::Quota,
+        io::ErrorKind::StorageFull | io::ErrorKind::FileTooLarge => Kind::NoSpace,
+        // The directory is gone, or read-only: there is no room either.
+        io::ErrorKind::NotFound
+        | io::ErrorKind::NotADirectory
         | io::ErrorKind::ReadOnlyFilesystem
-        | io::ErrorKind::PermissionDenied
-        | io::ErrorKind::NotFound => Kind::NoSpace,
+        | io::ErrorKind::PermissionDenied => Kind::NoSpace,
         _ => Kind::Io,
     };
-    Error::new(kind, format!("{what}: {e}")).with_fix("check the disk of `staging_dir`")
+    Error::new(kind, format!("{what}: {e}")).with_fix("check `staging_dir` and its disk")
 }
 
 pub(super) async fn blocking<T: Send + 'static>(
@@ -41,13 +41,15 @@ pub(super) async fn blocking<T: Send + 'static>(
 /// A new file without a name: it is gone with its last user, whatever happens to the process.
 pub(super) async fn open(dir: &Path) -> Result<Arc<File>> {
     let dir = dir.to_owned();
-    let open = move || match tempfile::tempfile_in(&dir) {
-        // Caches are cleaned by hand, too.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(&dir)?;
-            tempfile::tempfile_in(&dir)
-        }
-        opened => opened,
+    let open = move || {
+        tempfile::tempfile_in(&dir).or_else(|e| match e.kind() {
+            // Somebody cleaned up below a running mount.
+            io::ErrorKind::NotFound => {
+                std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
+                tempfile::tempfile_in(&dir)
+            }
+            _ => Err(e),
+        })
     };
     blocking("open staging file", move || open().map(Arc::new)).await
 }
@@ -131,4 +133,25 @@ pub(super) async fn punch(file: &Arc<File>, range: Range<u64>) {
         let _ = fallocate(&*file, flags, range.start as i64, (range.end - range.start) as i64);
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_disk_keep_their_meaning() {
+        for (errno, kind) in [
+            (libc::ENOSPC, Kind::NoSpace),
+            (libc::EDQUOT, Kind::Quota),
+            (libc::EROFS, Kind::NoSpace),
+            (libc::ENOENT, Kind::NoSpace),
+            (libc::ENOTDIR, Kind::NoSpace),
+            (libc::EACCES, Kind::NoSpace),
+            (libc::EFBIG, Kind::NoSpace),
+            (libc::EIO, Kind::Io),
+        ] {
+            assert_eq!(meaning("write", &io::Error::from_raw_os_error(errno)).kind(), kind, "{errno}");
+        }
+    }
 }

@@ -24,8 +24,10 @@ pub(super) struct State {
     pub(super) key: Key,
     pub(super) base: Option<Object>,
     pub(super) object: NewObject,
-    /// What the next commit is subject to, besides the base.
+    /// What the next commit is subject to, besides the base: nothing may be there if it was made with O_EXCL.
     pub(super) condition: Condition,
+    /// What the name held when the file was made, as far as is known.
+    pub(super) replaces: Condition,
     pub(super) size: u64,
     /// The announced size: bytes that `allocate` reserved.
     pub(super) expected: u64,

@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Kind, Result};
 use crate::s3::{Condition, NewObject};
 
-use super::commit::{self, Job};
+use super::commit::Job;
+use super::conflict;
 use super::layers;
 use super::state::{Frozen, State};
 use super::{Committed, Writer};
@@ -38,11 +39,11 @@ impl Writer {
         let mut last = None;
         // A streamed upload carries the headers of its beginning: if they changed, a second round sets them.
         for _ in 0..2 {
-            let Some(job) = self.freeze().await? else { break };
+            let Some(mut job) = self.freeze().await? else { break };
             let stale = job.stream.as_ref().is_some_and(|s| s.upload.object != job.object);
             let headers_only = last.is_some() && job.is_headers_only();
             let frozen = Running::new(self);
-            let done = commit::store(&self.io, &job).await;
+            let done = conflict::store(&self.io, &mut job).await;
             match (frozen.end(job, done, stale, headers_only), &mut last) {
                 (Ok(done), last) => *last = Some(done),
                 // The bytes are stored: that is what was asked. The headers are the caller's to set later.
@@ -108,7 +109,8 @@ impl Writer {
             copied: layers::copied(&s.layers[..n]),
             size,
             object,
-            condition: s.condition.clone(),
+            condition: conflict::expected(&self.io, s),
+            exclusive: s.condition == Condition::Absent,
             stream: s.stream.take(),
             frozen: Arc::new(frozen),
             background: false,
@@ -121,6 +123,12 @@ impl Writer {
     /// When it returns no request of this writer is on its way that could bring the object back, unless `patience`
     /// passed.
     pub async fn unlink(&self) {
+        self.stop().await;
+        self.forget().await;
+    }
+
+    /// The first half of [`Writer::unlink`]: nothing is sent any more, and the journal still has what it has.
+    pub async fn stop(&self) {
         let stop = {
             let mut s = self.state.lock();
             s.unlinked = true;
@@ -133,7 +141,11 @@ impl Writer {
         if let Err(e) = self.io.patient("the last upload", self.committing.lock()).await {
             tracing::warn!("delete of a file that is being stored: {e}");
         }
-        self.end_record().await;
+    }
+
+    /// The file was not deleted after all: what was acknowledged is to be stored.
+    pub fn revive(&self) {
+        self.state.lock().unlinked = false;
     }
 }
 
@@ -170,6 +182,10 @@ impl Running<'_> {
                 s.layers.drain(..n);
                 s.base = Some(committed.object.clone());
                 s.condition = Condition::None;
+                s.replaces = Condition::None;
+                if committed.beside {
+                    s.key = committed.object.id.key.clone();
+                }
                 s.failed = None;
                 s.stored = if stale { s.stored } else { generation };
                 Ok(committed)

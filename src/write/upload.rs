@@ -7,10 +7,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use crate::budget::Lease;
 use crate::error::{Error, Kind, Result};
@@ -20,7 +22,11 @@ use crate::s3::{Condition, Directive, NewObject, Part, Payload, Source, Stored};
 
 use super::extents::Extent;
 use super::overlay::{Origin, Piece};
-use super::{OnConflict, Writes, staging};
+use super::{Writes, staging};
+
+/// Pauses between attempts to abort, on top of those of the client.
+const ABORT_PAUSE: Duration = Duration::from_millis(100);
+const ABORT_PAUSE_MOST: Duration = Duration::from_secs(5);
 
 static ZEROS: [u8; 128 << 10] = [0; 128 << 10];
 
@@ -85,20 +91,14 @@ impl Upload {
     }
 
     /// `parts` in order; their sizes must add up to `size`.
-    pub async fn complete(
-        self: &Arc<Self>,
-        parts: &[Part],
-        size: u64,
-        base: Option<&Object>,
-        condition: Condition,
-    ) -> Result<Stored> {
+    pub async fn complete(self: &Arc<Self>, parts: &[Part], size: u64, condition: Condition) -> Result<Stored> {
         let sum: u64 = parts.iter().map(|p| p.size).sum();
         if sum != size || parts.iter().zip(1..).any(|(p, n)| p.number != n) {
             let what = format!("complete upload: parts hold {sum} bytes of {size}");
             return Err(Error::new(Kind::Io, what).with_key(&self.key));
         }
         let id = self.id().await?;
-        let stored = self.io.conditional(&self.key, base, condition, Write::Complete(id, parts)).await?;
+        let stored = self.io.conditional(&self.key, condition, Write::Complete(id, parts)).await?;
         self.complete.store(true, Ordering::Relaxed);
         self.io.upload_ended(self.id.get().and_then(|b| b.token));
         Ok(stored)
@@ -112,14 +112,28 @@ impl Drop for Upload {
         }
         let Some(Begun { id, token }) = self.id.take() else { return };
         let (io, key) = (self.io.clone(), self.key.clone());
-        let patience = io.settings.patience;
-        self.io.runtime.spawn(self.io.tasks.track_future(async move {
-            match tokio::time::timeout(patience, io.s3.abort_upload(&key, &id)).await {
-                Ok(Ok(())) => io.upload_ended(token),
-                Ok(Err(e)) => tracing::warn!("an upload was left behind: {e}"),
-                Err(_) => tracing::warn!("an upload of {key:?} was left behind: the abort timed out"),
-            }
-        }));
+        self.io.runtime.spawn(self.io.tasks.track_future(async move { abort(&io, &key, &id, token).await }));
+    }
+}
+
+/// An upload that is left behind costs money for ever, and aborting twice does no harm: passing failures are not the
+/// last word.
+async fn abort(io: &Writes, key: &Key, id: &str, token: Option<u64>) {
+    let deadline = Instant::now() + io.settings.patience;
+    let mut pause = ABORT_PAUSE;
+    loop {
+        let error = match tokio::time::timeout_at(deadline, io.s3.abort_upload(key, id)).await {
+            Ok(Ok(())) => return io.upload_ended(token),
+            Ok(Err(e)) => e,
+            Err(_) => Error::new(Kind::Timeout, "abort upload").with_key(key),
+        };
+        let passing = matches!(error.kind(), Kind::Unavailable | Kind::Timeout | Kind::Io | Kind::Busy);
+        if !passing || Instant::now() + pause > deadline {
+            tracing::warn!("an upload was left behind: {error}");
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(ABORT_PAUSE_MOST);
     }
 }
 
@@ -142,21 +156,14 @@ impl Writes {
     }
 
     /// Makes an object appear, subject to `condition` in the way this store can.
-    pub(super) async fn conditional(
-        &self,
-        key: &Key,
-        base: Option<&Object>,
-        condition: Condition,
-        write: Write<'_>,
-    ) -> Result<Stored> {
-        let condition = match (condition, base) {
-            (Condition::None, Some(b)) if self.settings.on_conflict == OnConflict::Fail => {
-                Condition::Match(b.id.etag.clone())
-            }
-            (c, _) => c,
-        };
+    pub(super) async fn conditional(&self, key: &Key, condition: Condition, write: Write<'_>) -> Result<Stored> {
         if condition == Condition::None {
             return self.write_once(key, &write, &condition).await;
+        }
+        // Stores with conditional PUTs may ignore conditions on the others, or know them only here.
+        let plain = matches!(write, Write::Put(..));
+        if !plain {
+            self.look(key, &condition).await?;
         }
         if self.settings.conditional_puts {
             match self.write_once(key, &write, &condition).await {
@@ -165,7 +172,9 @@ impl Writes {
                 done => return done,
             }
         }
-        self.look(key, &condition).await?;
+        if plain {
+            self.look(key, &condition).await?;
+        }
         self.write_once(key, &write, &Condition::None).await
     }
 

@@ -55,7 +55,7 @@ fn join(mut pieces: Vec<Bytes>) -> Bytes {
 
 impl Writer {
     /// `base` `None`: a new or emptied file, dirty from the start. `object`: the headers that the commit will carry.
-    /// `condition`: what the first commit is subject to.
+    /// `condition`: what the first commit is subject to, whatever `on_conflict` says.
     pub fn new(
         io: Arc<Writes>,
         key: Key,
@@ -68,6 +68,7 @@ impl Writer {
             key,
             object,
             condition,
+            replaces: Condition::None,
             size,
             expected: 0,
             layers: vec![Layer::new(size)],
@@ -467,14 +468,14 @@ impl Writer {
                 return Err(Error::new(Kind::Busy, "rename: the file is being stored").with_key(&s.key));
             }
             // A rename replaces what was there.
-            let condition = std::mem::take(&mut s.condition);
+            let condition = (std::mem::take(&mut s.condition), std::mem::take(&mut s.replaces));
             (std::mem::replace(&mut s.key, key.clone()), condition, s.id)
         };
         let Some((journal, id)) = self.io.settings.journal.as_ref().zip(id) else { return Ok(()) };
         let written = journal.rekey(id, &key).await;
         if written.is_err() {
             let mut s = self.state.lock();
-            (s.key, s.condition) = (old, condition);
+            (s.key, (s.condition, s.replaces)) = (old, condition);
         }
         written
     }

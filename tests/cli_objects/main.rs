@@ -5,9 +5,12 @@
 //! 2. Every command has a deadline.
 #![cfg(feature = "demo")]
 
+mod attributes;
+mod buckets;
 mod copying;
 mod mounted;
 mod objects;
+mod signed;
 mod wrong;
 
 use std::path::Path;

@@ -73,6 +73,18 @@ fn fsx_finds_nothing() {
     }
 }
 
+/// Closes are acknowledged by the journal, and uploads go on beside the next operations.
+#[test]
+fn fsx_finds_nothing_with_writeback() {
+    exercise(
+        &["writeback"],
+        256 << 10,
+        64 << 10,
+        if quick() { 2_000 } else { 10_000 },
+        number("XOSFS_TEST_FSX_SEED", 1),
+    );
+}
+
 /// Parts, streams and staging take part.
 #[test]
 fn fsx_finds_nothing_in_a_large_file_with_little_memory() {

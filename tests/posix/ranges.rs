@@ -205,6 +205,18 @@ for g in f, os.open('sparse', os.O_RDONLY):
     mount.umount();
 }
 
+// R100: a record of the journal has bytes, and what the store copies has none: such a file waits for the store.
+#[test]
+fn what_was_copied_outlives_its_source_and_a_crash_with_writeback() {
+    let (server, _alone) = start();
+    let stored = pattern(12 << 20, 15);
+    server.put("source", &stored);
+    let mut mount = TestMount::with(&server, &["writeback"]);
+    mount.sh("cp source copy; rm source");
+    mount.kill_daemon();
+    assert_eq!(server.get("copy"), stored);
+}
+
 // R17
 #[test]
 fn truncate_and_extend_leave_zeros_and_never_old_bytes() {

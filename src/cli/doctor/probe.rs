@@ -14,6 +14,9 @@ use crate::s3::{AclChange, Condition, Directive, ETag, NewObject, Payload, S3, S
 /// Above the 5 MiB that parts have and that XOS wants of the source of a copied part.
 const LARGE: usize = 6 << 20;
 
+/// What no object here has.
+const OTHER: &str = "00000000000000000000000000000000";
+
 struct Probe<'a> {
     store: &'a Store,
     /// Ends in `/`.
@@ -63,6 +66,7 @@ impl Probe<'_> {
             true => findings.ok("metadata", "is kept"),
             false => findings.wrong("metadata", "the store lost it", "mount with attrs=ignore"),
         }
+        self.reads(findings, &one, meta.etag).await;
         self.conditions(findings, &one).await?;
         self.feature(findings, "copy", Verdict::Wrong, self.copy(&one).await);
         self.feature(findings, "parts", Verdict::Wrong, self.parts().await);
@@ -85,10 +89,32 @@ impl Probe<'_> {
         }
     }
 
+    /// What every read of a mount relies on: a part of an object, and no other version than the one meant.
+    async fn reads(&self, findings: &mut Findings, key: &Key, etag: ETag) {
+        let s3 = &self.store.s3;
+        let part = async { s3.get(key, Some(1..3), Some(&etag), None).await?.body.collect().await };
+        match part.await {
+            Ok(bytes) if bytes[..] == *b"os" => findings.ok("range", "a part of an object"),
+            Ok(bytes) => findings.wrong("range", format!("{} other bytes came than were asked for", bytes.len()), ""),
+            Err(e) => findings.failed("range", Verdict::Wrong, &e),
+        }
+        match s3.get(key, Some(1..3), Some(&ETag::new(OTHER)), None).await {
+            Err(e) if e.kind() == Kind::Stale => {
+                findings.ok("version", "another version is not taken for the one meant")
+            }
+            Err(e) => findings.failed("version", Verdict::Wrong, &e),
+            Ok(_) => findings.wrong(
+                "version",
+                "the store ignores If-Match: an object that changes while it is read comes out mixed",
+                "mount only what nobody changes, or have the store updated",
+            ),
+        }
+    }
+
     /// Whether a condition on a write is kept to, refused, or ignored, which is the dangerous one.
     async fn conditions(&self, findings: &mut Findings, there: &Key) -> Result<()> {
         let (s3, relied_on) = (&self.store.s3, self.store.provider.conditional_put);
-        let other = Condition::Match(ETag::new("00000000000000000000000000000000"));
+        let other = Condition::Match(ETag::new(OTHER));
         for (name, condition) in [("if absent", Condition::Absent), ("if match", other)] {
             match s3.put(there, self.payload.clone(), &NewObject::default(), &condition).await {
                 Err(e) if matches!(e.kind(), Kind::Exists | Kind::Conflict) && relied_on => {
@@ -104,7 +130,8 @@ impl Probe<'_> {
                 Ok(_) if relied_on => findings.wrong(
                     name,
                     "the store ignores the condition: two machines that create one file do not notice each other",
-                    "set `provider` to what it is (h3c for an old Ceph): the mount then asks before it writes",
+                    "set `provider` to what it is (h3c for an old Ceph, also where only buckets with versions do this): the mount \
+                     then asks before it writes",
                 ),
                 Ok(_) => findings.ok(name, "is ignored; the mount asks before instead"),
             }

@@ -87,6 +87,17 @@ impl Blob {
         }
     }
 
+    /// Whether the file it is in is there and long enough; what is wrong otherwise. Blocks.
+    pub(super) fn is_there(&self) -> std::result::Result<(), String> {
+        let (name, from) = match self.place() {
+            Place::Segment { number, offset } => (segment_name(number), offset),
+            Place::File(name) => (name, 0),
+            Place::Nowhere => return Err("bytes that were never written".into()),
+        };
+        let have = std::fs::metadata(self.dir.join(&name)).map_err(|e| format!("{name}: {e}"))?.len();
+        if have < from.saturating_add(self.len) { Err(format!("{name} is too short")) } else { Ok(()) }
+    }
+
     /// Blocks.
     pub(super) fn read_blocking(&self, range: Range<u64>) -> io::Result<Vec<u8>> {
         let (file, start) = self.open()?;
@@ -222,15 +233,6 @@ impl Saved {
                 PlaceRecord::Segment(number, offset) => (Place::Segment { number: *number, offset: *offset }, false),
                 PlaceRecord::File(name) => (Place::File(checked_name(name)?.to_owned()), false),
             };
-            let (file, from) = match &place {
-                Place::Segment { number, offset } => (dir.join(segment_name(*number)), *offset),
-                Place::File(name) => (dir.join(name), 0),
-                Place::Nowhere => return Err("a place that is none".into()),
-            };
-            let have = std::fs::metadata(&file).map_err(|e| format!("{}: {e}", file.display()))?.len();
-            if have < from.saturating_add(b.len) {
-                return Err(format!("{} is too short", file.display()));
-            }
             blob = Some(Blob::new(dir, place, b.len, b.crc, checked));
         }
         let mut ranges: Vec<(Range<u64>, Option<u64>)> = Vec::with_capacity(record.ranges.len());

@@ -112,7 +112,11 @@ impl Log {
         let number = segment + 1;
         let file = new_segment(&dir, number)?;
         table.lock().segments.insert(number, 0);
-        Ok(Log { dir, table, counters, file, number, len: 0, seq, broken: None, unsynced: false })
+        let mut log = Log { dir, table, counters, file, number, len: 0, seq, broken: None, unsynced: false };
+        if let Err(e) = log.drop_segments() {
+            tracing::warn!("the journal could not be tidied up: {e}");
+        }
+        Ok(log)
     }
 
     /// Until nobody can ask any more.

@@ -22,12 +22,15 @@
 //!   finds the version that the first layers made, and takes it as the base of the others.
 //! - Another machine stored the key meanwhile: where the whole content is here, the last commit wins (as always); a
 //!   change of parts of a version that is gone is kept and reported, never merged.
-//! - Unlink: the record ends durably before the object is deleted. Killed in between: the object is still there, and
-//!   the unlink had not returned.
+//! - Unlink: nothing more is sent, the object is deleted, the record ends durably, and then the unlink returns. Killed in
+//!   between the file is what it was last, or nothing. The other way round it could be what it was before that. When a
+//!   handle keeps the object, the record ends at once, for the delete has to wait for the last close.
 //! - Rename of a pending file of which nothing was sent: one record gives it the new key, durably. What was pending
 //!   under the target ends after that; killed in between, two files have one key, and the later one counts.
 //! - Rename of one that has been sent, or of a changed object: it is stored first, and its record ends durably before
-//!   the copy is made.
+//!   the copy is made. What was pending under the target ends durably between the copy and the delete: later, it would
+//!   be stored over the copy when that is all there is.
+//! - Rename of a file that is still being written over a pending one: it is acknowledged first.
 //! - Rename of a directory: each pending file as above, before anything is copied.
 //! - Two processes' journals of one bucket are taken over one after the other, in the order of their last records; a
 //!   journal that was taken over is renamed before it is deleted, so that it is never taken over twice.
@@ -59,7 +62,7 @@ use tokio::sync::oneshot;
 
 pub(in crate::write) use self::blob::{Blob, Saved};
 use self::log::{Change, Counters, Log, Request, inline_of};
-pub use self::offline::{Survey, discard, export, survey};
+pub use self::offline::{Survey, discard, export, peek, survey};
 use self::record::{Crc, Record};
 use self::scan::{scan, trouble};
 use self::table::Table;

@@ -166,3 +166,10 @@ impl Survey {
         self.pending.iter().map(|p| p.since).min()
     }
 }
+
+/// What is pending in one journal directory, also while its daemon runs: it may be out of date at once. Changes nothing.
+/// Blocks.
+pub fn peek(dir: &Path) -> Result<Vec<Pending>> {
+    let found = scan(&Arc::new(dir.to_owned()))?;
+    Ok(found.table.live.values().map(Pending::from).collect())
+}

@@ -95,6 +95,16 @@ pub(super) fn scan(dir: &Arc<PathBuf>) -> Result<Found> {
     }
     found.seq = last_seq.unwrap_or(0);
     found.table.settle_names();
+    // Only now: files that earlier records name have gone with these records.
+    let missing = |live: &super::Live| {
+        let mut blobs = live.layers.iter().filter_map(|l| l.blob.as_ref());
+        blobs.find_map(|b| b.is_there().err()).map(|e| (live.id, format!("lost: {}: {e}", live.key)))
+    };
+    let lost: Vec<(u64, String)> = found.table.live.values().filter_map(missing).collect();
+    for (id, what) in lost {
+        found.table.take(id);
+        found.damage.push(what);
+    }
     let named: HashSet<String> = found.table.live.values().flat_map(|l| l.files()).map(|(name, _)| name).collect();
     found.strays = data.into_iter().filter(|name| !named.contains(name)).collect();
     Ok(found)

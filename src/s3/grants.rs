@@ -5,10 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::attribute::invalid;
+use super::types::{Acl, Grant, Grantee};
 use crate::config::provider;
 use crate::error::{Error, Kind, Result};
-use crate::s3::{Acl, Grant, Grantee};
 
 const GROUPS: &str = "http://acs.amazonaws.com/groups/global/";
 const LOG_DELIVERY: &str = "http://acs.amazonaws.com/groups/s3/LogDelivery";
@@ -16,8 +15,8 @@ const PERMISSIONS: [&str; 5] = ["READ", "WRITE", "READ_ACP", "WRITE_ACP", "FULL_
 
 /// A list somebody wrote, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wanted {
-    /// As given; it must be the object's owner.
+pub struct Wanted {
+    /// As given; it must be the owner of what the list is for.
     pub owner: Option<String>,
     pub grants: Vec<Grant>,
     pub delivered: Option<bool>,
@@ -36,7 +35,7 @@ impl Wanted {
 }
 
 /// The grants of `acl` on an object whose list is `now`: the owner keeps full control unless `acl` has a grant for it.
-pub(super) fn under_owner(acl: &Acl, now: Acl) -> Acl {
+pub fn under_owner(acl: &Acl, now: Acl) -> Acl {
     let is_owner = |g: &Grant| matches!(&g.grantee, Grantee::User { id, .. } if *id == now.owner_id);
     let mut grants = acl.grants.clone();
     if !now.owner_id.is_empty() && !grants.iter().any(is_owner) {
@@ -44,6 +43,11 @@ pub(super) fn under_owner(acl: &Acl, now: Acl) -> Acl {
         grants.insert(0, Grant { grantee, permission: "FULL_CONTROL".into(), delivered: None });
     }
     Acl { grants, delivered: acl.delivered.or(now.delivered), ..now }
+}
+
+fn invalid(why: &str, value: &str) -> Error {
+    let shown = if value.is_empty() { String::new() } else { format!(" ({value:?})") };
+    Error::new(Kind::Invalid, format!("{why}{shown}"))
 }
 
 fn group(name: &str) -> Option<Grantee> {
@@ -60,12 +64,12 @@ fn short_group(uri: &str) -> Option<&str> {
 }
 
 /// OBS-ACL-06, OBS-ACL-28, OBS-ACL-31.
-fn check(grants: &[Grant], of: &provider::Acl) -> Result<()> {
+fn check(grants: &[Grant], of: &provider::Acl, of_bucket: bool) -> Result<()> {
     if grants.len() > of.max_grants as usize {
         return Err(Error::new(Kind::Limit, format!("set more than {} grants", of.max_grants)));
     }
     for grant in grants {
-        if grant.permission == "WRITE" && !of.object_write {
+        if grant.permission == "WRITE" && !of_bucket && !of.object_write {
             return Err(invalid(
                 "WRITE means nothing on an object: READ, READ_ACP, WRITE_ACP and FULL_CONTROL do",
                 &grant.permission,
@@ -87,8 +91,9 @@ fn permission(text: &str) -> Result<String> {
     }
 }
 
-/// One grant a line: `PERMISSION GRANTEE [delivered|not-delivered]`.
-pub(super) fn parse_lines(text: &str, of: &provider::Acl) -> Result<Wanted> {
+/// One grant a line: `PERMISSION GRANTEE [delivered|not-delivered]`; empty lines and those that begin with `#` do not
+/// count. `of_bucket`: the list is a bucket's, where more permissions mean something.
+pub fn parse_lines(text: &str, of: &provider::Acl, of_bucket: bool) -> Result<Wanted> {
     let mut grants = Vec::new();
     for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -110,11 +115,12 @@ pub(super) fn parse_lines(text: &str, of: &provider::Acl) -> Result<Wanted> {
         })?;
         grants.push(Grant { grantee, permission, delivered });
     }
-    check(&grants, of)?;
+    check(&grants, of, of_bucket)?;
     Ok(Wanted { owner: None, grants, delivered: None })
 }
 
-pub(super) fn format_lines(acl: &Acl) -> String {
+/// The grants in the form that [`parse_lines`] reads.
+pub fn format_lines(acl: &Acl) -> String {
     let line = |g: &Grant| {
         let grantee = match &g.grantee {
             Grantee::User { id, .. } => format!("id={id}"),
@@ -179,7 +185,7 @@ struct Who {
 }
 
 /// OBS-ACL-16, OBS-ACL-32, OBS-ACL-34: an owner, and a list of grants with exactly one name each.
-pub(super) fn parse_json(text: &str, of: &provider::Acl) -> Result<Wanted> {
+pub fn parse_json(text: &str, of: &provider::Acl, of_bucket: bool) -> Result<Wanted> {
     let document: Document = serde_json::from_str(text).map_err(|e| invalid(&format!("an ACL as JSON: {e}"), ""))?;
     let mut grants = Vec::with_capacity(document.grants.len());
     for line in document.grants {
@@ -197,11 +203,12 @@ pub(super) fn parse_json(text: &str, of: &provider::Acl) -> Result<Wanted> {
     if document.delivered.is_some() && !of.delivered {
         return Err(invalid("this store does not know delivered lists", ""));
     }
-    check(&grants, of)?;
+    check(&grants, of, of_bucket)?;
     Ok(Wanted { owner: document.owner.map(|o| o.id), grants, delivered: document.delivered })
 }
 
-pub(super) fn format_json(acl: &Acl) -> String {
+/// The list in the form that [`parse_json`] reads, in one line.
+pub fn format_json(acl: &Acl) -> String {
     let who = |grantee: &Grantee| match grantee {
         Grantee::User { id, name } => {
             Who { id: Some(id.clone()), name: name.clone(), kind: Some("CanonicalUser".into()), ..Who::default() }
@@ -219,7 +226,7 @@ pub(super) fn format_json(acl: &Acl) -> String {
 }
 
 /// XOS-ACL-02, OBS-ACL-18 to -23. `of_bucket`: some names hold for buckets only, some for objects only.
-pub(super) fn canned(value: &str, of: &provider::Acl, of_bucket: bool) -> Result<String> {
+pub fn canned(value: &str, of: &provider::Acl, of_bucket: bool) -> Result<String> {
     let value = value.trim();
     let known = if of_bucket { of.canned_bucket } else { of.canned };
     if known.contains(&value) {
@@ -249,11 +256,11 @@ mod tests {
     fn grants_are_one_a_line() {
         let text =
             "FULL_CONTROL id=owner\nREAD AllUsers\nREAD_ACP LogDelivery\nREAD uri=http://x/y\nREAD email=a@b.c\n";
-        assert_eq!(format_lines(&acl(parse_lines(text, &GENERIC.acl).unwrap())), text);
+        assert_eq!(format_lines(&acl(parse_lines(text, &GENERIC.acl, false).unwrap())), text);
         let spaced = " read   AuthenticatedUsers \n\n# nobody else\n";
-        assert_eq!(lines(parse_lines(spaced, &GENERIC.acl).unwrap()), "READ AuthenticatedUsers\n");
+        assert_eq!(lines(parse_lines(spaced, &GENERIC.acl, false).unwrap()), "READ AuthenticatedUsers\n");
         for bad in ["READ", "EAT AllUsers", "READ nobody", "READ id=", "READ AllUsers sometimes"] {
-            assert_eq!(parse_lines(bad, &GENERIC.acl).unwrap_err().kind(), Kind::Invalid, "{bad}");
+            assert_eq!(parse_lines(bad, &GENERIC.acl, false).unwrap_err().kind(), Kind::Invalid, "{bad}");
         }
     }
 
@@ -261,26 +268,26 @@ mod tests {
     #[test]
     fn what_a_dialect_does_not_take_is_refused_with_the_reason() {
         let delivered = "READ Everyone delivered\nFULL_CONTROL id=owner not-delivered\n";
-        let list = acl(parse_lines(delivered, &OBS.acl).unwrap());
+        let list = acl(parse_lines(delivered, &OBS.acl, false).unwrap());
         assert_eq!(format_lines(&list), delivered.replace("Everyone", "AllUsers"));
-        let error = parse_lines(delivered, &XOS.acl).unwrap_err();
+        let error = parse_lines(delivered, &XOS.acl, false).unwrap_err();
         assert!(error.to_string().contains("delivered"), "{error}");
-        let error = parse_lines("WRITE id=x", &OBS.acl).unwrap_err();
+        let error = parse_lines("WRITE id=x", &OBS.acl, false).unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid);
         assert!(error.to_string().contains("WRITE means nothing"), "{error}");
         let many = |n: usize| (0..n).map(|i| format!("READ id=user-{i}\n")).collect::<String>();
-        assert_eq!(parse_lines(&many(100), &OBS.acl).unwrap().grants.len(), 100);
-        assert_eq!(parse_lines(&many(101), &OBS.acl).unwrap_err().kind(), Kind::Limit);
+        assert_eq!(parse_lines(&many(100), &OBS.acl, false).unwrap().grants.len(), 100);
+        assert_eq!(parse_lines(&many(101), &OBS.acl, false).unwrap_err().kind(), Kind::Limit);
     }
 
     // OBS-ACL-16, OBS-ACL-17, OBS-ACL-24, OBS-ACL-25, OBS-ACL-44
     #[test]
     fn json_has_the_shape_of_the_aws_command_line() {
         let text = r#"{"Owner":{"DisplayName":"The Owner","ID":"owner"},"Grants":[{"Grantee":{"DisplayName":"O","ID":"owner","Type":"CanonicalUser"},"Permission":"FULL_CONTROL"},{"Grantee":{"Type":"Group","URI":"http://acs.amazonaws.com/groups/global/AllUsers"},"Permission":"READ"}]}"#;
-        assert_eq!(format_json(&acl(parse_json(text, &AWS.acl).unwrap())), text);
+        assert_eq!(format_json(&acl(parse_json(text, &AWS.acl, false).unwrap())), text);
         let lower =
             r#"{"grants":[{"grantee":{"uri":"AllUsers"},"permission":"read","delivered":true}],"delivered":false}"#;
-        let wanted = parse_json(lower, &OBS.acl).unwrap();
+        let wanted = parse_json(lower, &OBS.acl, false).unwrap();
         assert_eq!((wanted.delivered, wanted.grants[0].delivered), (Some(false), Some(true)));
         assert_eq!(lines(wanted), "READ AllUsers delivered\n");
         for bad in [
@@ -293,13 +300,13 @@ mod tests {
             r#"{"Grants":[],"Sorry":1}"#,
             r#"{"Grants":[],"Delivered":true}"#,
         ] {
-            assert_eq!(parse_json(bad, &AWS.acl).unwrap_err().kind(), Kind::Invalid, "{bad}");
+            assert_eq!(parse_json(bad, &AWS.acl, false).unwrap_err().kind(), Kind::Invalid, "{bad}");
         }
     }
 
     #[test]
     fn the_owner_cannot_be_changed() {
-        let wanted = parse_json(r#"{"Owner":{"ID":"somebody"},"Grants":[]}"#, &AWS.acl).unwrap();
+        let wanted = parse_json(r#"{"Owner":{"ID":"somebody"},"Grants":[]}"#, &AWS.acl, false).unwrap();
         let now = Acl { owner_id: "owner".into(), ..Acl::default() };
         assert_eq!(wanted.onto(now).unwrap_err().kind(), Kind::Invalid);
     }
