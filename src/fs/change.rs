@@ -210,7 +210,7 @@ impl Fs {
             deleted?;
         }
         if stored && open {
-            self.graves.dig(key.clone());
+            self.graves.dig(key.clone(), inode.ino);
         }
         // After the object, so that a crash in between leaves the file as it was last, or nothing.
         if let Some(w) = &writer {

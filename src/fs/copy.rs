@@ -167,6 +167,12 @@ impl Fs {
         edit: &(dyn Fn(&mut NewObject) + Send + Sync),
     ) -> Result<()> {
         self.settle_copies(Some(inode)).await;
+        // What is stored while the copy is made would be undone by it.
+        let writing = inode.state.lock().writer.clone();
+        let _held = match &writing {
+            Some(w) => Some(w.hold_commits().await?),
+            None => None,
+        };
         let key = self.inodes.key(inode.ino)?;
         let meta = match self.known_meta(inode) {
             Some(meta) => meta,

@@ -443,7 +443,7 @@ impl Writer {
             },
             done => done,
         };
-        let done = frozen.end(job, done, false);
+        let done = frozen.end(job, done, false, false);
         if done.is_ok() {
             self.settle_record(false).await;
         }

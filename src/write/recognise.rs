@@ -38,7 +38,7 @@ impl Writer {
                     version: meta.version.clone(),
                     last_modified: meta.last_modified,
                 };
-                return Ok(Some(Committed { object: there, stored, beside: false }));
+                return Ok(Some(Committed { object: there, stored, headers_pending: false, beside: false }));
             }
             let mut s = self.state.lock();
             s.base = Some(there);
