@@ -2,6 +2,7 @@
 //!
 //! 1. close(2) answers for what was written: it stores and reports. What no flush saw is stored by the release, whose
 //!    error reaches only the log.
+//!    What a flush could not store and reported is not tried again behind the application's back.
 //! 2. The writer goes with its last handle, when everything is stored or when the application has been told that it
 //!    could not be.
 
@@ -92,10 +93,11 @@ impl Fs {
             state.learn(Known::of_object(&carried));
             state.attr.size = committed.object.size;
             state.stored = true;
-            state.attr_pending = false;
-            state.attr_changed = false;
-            // The writer has carried them since it was made, or since they came.
-            state.edits.clear();
+            (state.attr_pending, state.attr_changed) = (committed.headers_pending, committed.headers_pending);
+            if !committed.headers_pending {
+                // The writer has carried them since it was made, or since they came.
+                state.edits.clear();
+            }
             state.wrote = writer.is_dirty();
             let now = Instant::now();
             state.confirmed = Some(now);
@@ -106,6 +108,9 @@ impl Fs {
         if let Some((parent, name)) = self.inodes.place(inode.ino) {
             self.inodes.names_changed(parent);
             self.listings.touch(parent, &name, true);
+        }
+        if committed.headers_pending {
+            self.schedule_attr(inode);
         }
         self.rebind(inode, &committed.object);
     }
@@ -188,6 +193,7 @@ impl Fs {
         };
         let result = if last_writer { self.close_writer(&inode).await } else { Ok(()) };
         drop(handle);
+        self.drop_unlinked(&inode);
         self.bury(&inode).await;
         self.inodes.unpin(inode.ino);
         result
@@ -197,7 +203,14 @@ impl Fs {
     pub(super) async fn close_writer(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
         let (result, dropped, stored) = loop {
             let unlinked = self.inodes.place(inode.ino).is_none();
-            let result = if unlinked { Ok(()) } else { self.acknowledge(inode).await };
+            // Somebody was told that it is not stored, and changed nothing since: it must not appear afterwards. What
+            // the journal has was reported as kept.
+            let told = inode.state.lock().writer.as_ref().filter(|w| w.backlog().is_none()).and_then(|w| w.told());
+            let result = match told {
+                _ if unlinked => Ok(()),
+                Some(e) => Err(e),
+                None => self.acknowledge(inode).await,
+            };
             let mut state = inode.state.lock();
             if state.write_handles > 0 {
                 break (result, None, state.stored);
@@ -210,7 +223,9 @@ impl Fs {
             if !unlinked && state.writer.as_ref().is_some_and(|w| w.backlog().is_some()) {
                 break (result, None, state.stored);
             }
-            break (result, state.writer.take(), state.stored);
+            // Handles that only read still need its bytes: nothing else has them.
+            let dropped = if unlinked { None } else { state.writer.take() };
+            break (result, dropped, state.stored);
         };
         let key = self.inodes.key(inode.ino).ok();
         if let Some(writer) = dropped {
@@ -223,6 +238,17 @@ impl Fs {
         }
         self.inodes.settle(inode.ino);
         result
+    }
+
+    /// The writer of a file without a name goes with its last handle of any kind.
+    pub(super) fn drop_unlinked(&self, inode: &Inode) {
+        if self.inodes.place(inode.ino).is_some() {
+            return;
+        }
+        let mut state = inode.state.lock();
+        if state.write_handles == 0 && !state.handles.iter().any(|h| h.strong_count() > 0) {
+            state.writer = None;
+        }
     }
 
     /// What was written is given up: the file is what the store has, or nothing.
@@ -259,7 +285,7 @@ impl Fs {
         }
         let open = inode.state.lock().handles.iter().any(|h| h.strong_count() > 0);
         let Some(key) = self.inodes.last_key(inode.ino).filter(|_| !open) else { return };
-        let Some(_burial) = self.graves.claim(&key) else { return };
+        let Some(_burial) = self.graves.claim(&key, inode.ino) else { return };
         let etag = inode.state.lock().facts.etag.clone();
         let result = match self.s3.head(&key, None).await {
             // Somebody else's new object under the old name is not ours to delete.

@@ -337,7 +337,9 @@ impl Fs {
             state.write_handles -= 1;
             state.write_handles == 0
         };
-        if last { self.close_writer(inode).await } else { Ok(()) }
+        let result = if last { self.close_writer(inode).await } else { Ok(()) };
+        self.drop_unlinked(inode);
+        result
     }
 
     /// What a new file of this name carries.

@@ -3,12 +3,15 @@
 //! 1. The delete takes time, and until the store has done it listings still have the key: it stays hidden until then.
 //! 2. Meanwhile a new file may get the name. Its object must not be stored before the delete has arrived, or the
 //!    delete would take the new one: who makes a name waits for a delete that is under way.
+//! 3. Two files that had one name after another may both be open without it: a grave is the file's that was unlinked
+//!    last, and only that file's last close deletes the object.
 
 use std::collections::{HashMap, HashSet};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::inode::Ino;
 use crate::key::Key;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,7 +22,7 @@ enum Stage {
 
 #[derive(Default)]
 pub(super) struct Graves {
-    keys: Mutex<HashMap<Key, Stage>>,
+    keys: Mutex<HashMap<Key, (Ino, Stage)>>,
     deleted: Notify,
 }
 
@@ -37,8 +40,8 @@ impl Drop for Burial<'_> {
 }
 
 impl Graves {
-    pub fn dig(&self, key: Key) {
-        self.keys.lock().insert(key, Stage::Waiting);
+    pub fn dig(&self, key: Key, of: Ino) {
+        self.keys.lock().insert(key, (of, Stage::Waiting));
     }
 
     /// The name is used again: waits for a delete that is under way, and from then on none begins. Whether the bucket
@@ -49,9 +52,9 @@ impl Graves {
             let mut keys = self.keys.lock();
             match keys.get(key) {
                 None => return false,
-                Some(Stage::Waiting) => return keys.remove(key).is_some(),
+                Some((_, Stage::Waiting)) => return keys.remove(key).is_some(),
                 // The last close came in between.
-                Some(Stage::Deleting) => {}
+                Some((_, Stage::Deleting)) => {}
             }
         }
     }
@@ -61,7 +64,7 @@ impl Graves {
         loop {
             // Made before the look, so that a delete that ends in between is not missed.
             let deleted = self.deleted.notified();
-            if self.keys.lock().get(key) != Some(&Stage::Deleting) {
+            if self.keys.lock().get(key).is_none_or(|(_, stage)| *stage != Stage::Deleting) {
                 return;
             }
             deleted.await;
@@ -69,10 +72,10 @@ impl Graves {
     }
 
     /// One caller at a time, and none when the name was used again.
-    pub fn claim<'a>(&'a self, key: &'a Key) -> Option<Burial<'a>> {
+    pub fn claim<'a>(&'a self, key: &'a Key, of: Ino) -> Option<Burial<'a>> {
         let mut keys = self.keys.lock();
-        let stage = keys.get_mut(key).filter(|s| **s == Stage::Waiting)?;
-        *stage = Stage::Deleting;
+        let grave = keys.get_mut(key).filter(|g| **g == (of, Stage::Waiting))?;
+        grave.1 = Stage::Deleting;
         Some(Burial { graves: self, key })
     }
 
@@ -98,21 +101,22 @@ mod tests {
     #[tokio::test]
     async fn a_key_is_hidden_and_not_reused_while_it_is_being_deleted() {
         let (graves, key) = (Graves::default(), Key::new("a").unwrap());
-        graves.dig(key.clone());
-        let burial = graves.claim(&key).unwrap();
-        assert!(graves.claim(&key).is_none() && graves.contains(&key));
+        graves.dig(key.clone(), Ino(7));
+        assert!(graves.claim(&key, Ino(8)).is_none(), "another file that had the name before");
+        let burial = graves.claim(&key, Ino(7)).unwrap();
+        assert!(graves.claim(&key, Ino(7)).is_none() && graves.contains(&key));
         let patience = Duration::from_millis(20);
         assert!(tokio::time::timeout(patience, graves.settled(&key)).await.is_err());
         assert!(tokio::time::timeout(patience, graves.reuse(&key)).await.is_err());
         let (reused, ()) = tokio::join!(graves.reuse(&key), async { drop(burial) });
         assert!(!reused);
-        assert!(!graves.contains(&key) && graves.claim(&key).is_none());
+        assert!(!graves.contains(&key) && graves.claim(&key, Ino(7)).is_none());
     }
 
     #[tokio::test]
     async fn a_name_that_is_used_again_is_not_deleted() {
         let (graves, key) = (Graves::default(), Key::new("a").unwrap());
-        graves.dig(key.clone());
-        assert!(graves.reuse(&key).await && graves.claim(&key).is_none() && graves.all().is_empty());
+        graves.dig(key.clone(), Ino(7));
+        assert!(graves.reuse(&key).await && graves.claim(&key, Ino(7)).is_none() && graves.all().is_empty());
     }
 }

@@ -305,6 +305,7 @@ impl Fs {
             Err(e) if e.kind() == Kind::Denied => {
                 return match head? {
                     Some(meta) => Ok(Found::File(Box::new(meta))),
+                    None if hint == Some(FileKind::Dir) => Err(e),
                     None => Ok(Found::Nothing),
                 };
             }

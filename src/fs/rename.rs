@@ -5,11 +5,15 @@
 //! 2. A file that was never committed has no object: it just gets another key, and no request is made.
 //! 3. Bytes not yet stored are committed under the old name first; so are pending attributes, which the copy of a
 //!    single file carries along instead.
-//! 4. Open handles go on: the table moves the inode (and everything below a directory), and the handles are moved
+//! 4. A close or an fsync at the same moment must not store anything between the copy and the delete, or behind the
+//!    copy: the writers of the file, of what it replaces and of everything in a directory stand still meanwhile
+//!    ([`crate::write::Writer::hold_commits`]).
+//! 5. Open handles go on: the table moves the inode (and everything below a directory), and the handles are moved
 //!    to the new objects.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
@@ -105,11 +109,15 @@ impl Fs {
                 return Ok(());
             }
         }
-        if let Some(w) = &writer
-            && w.is_dirty()
-        {
+        if writer.is_some() {
+            // Also when nothing is dirty: a commit in the background may have stored it and not said so to the journal.
             self.commit(source).await?;
         }
+        self.writes.settled().await;
+        let _held = match &writer {
+            Some(w) => Some(w.hold_commits().await?),
+            None => None,
+        };
         let (attr, pending, class) = {
             let state = source.state.lock();
             (state.attr.clone(), state.attr_pending, state.facts.storage_class.clone())
@@ -211,7 +219,8 @@ impl Fs {
         self.rebind(inode, &object);
     }
 
-    /// Brings the tree and the listings in step after the store has done its part.
+    /// Brings the tree and the listings in step after the store has done its part. What was replaced is not stored any
+    /// more.
     async fn moved(
         self: &Arc<Self>,
         source: &Arc<Inode>,
@@ -239,23 +248,53 @@ impl Fs {
         let new = self.inodes.prefix(to.0)?.dir(to.1)?;
         // What is only here goes with the inodes: files never committed need no copy, all else is stored first.
         let below = self.inodes.subtree(source.ino);
+        let mut fresh = Vec::new();
         for inode in &below {
             let (writer, stored, _) = self.usage(inode);
-            if let Some(w) = writer {
-                if !stored && w.key().as_str().starts_with(old.as_str()) {
-                    let key = Key::new(format!("{new}{}", &w.key().as_str()[old.as_str().len()..]))?;
-                    let held = w.hold_commits().await?;
-                    if w.rekey(key).await.is_ok() {
-                        continue;
-                    }
-                    drop(held);
-                }
+            if let Some(w) = writer.filter(|w| !stored && w.key().as_str().starts_with(old.as_str())) {
+                let key = w.key();
+                let new_key = Key::new(format!("{new}{}", &key.as_str()[old.as_str().len()..]))?;
+                fresh.push((w, key, new_key));
+            } else {
                 self.commit(inode).await?;
             }
             self.store_attr(inode).await?;
         }
-        let objects = self.all_below(&old).await?;
-        let copied = self.copy_all(&old, &new, &objects).await?;
+        let writers: Vec<_> = below.iter().filter_map(|i| i.state.lock().writer.clone()).collect();
+        let mut held = Vec::with_capacity(writers.len());
+        for w in &writers {
+            held.push(w.hold_commits().await?);
+        }
+        let mut rekeyed = Vec::new();
+        for (w, key, new_key) in fresh {
+            // One that was stored after all is listed and copied with the rest.
+            if w.rekey(new_key).await.is_ok() {
+                rekeyed.push((w, key));
+            }
+        }
+        let done = self.rename_stored(source, &old, &new, from, to, &below).await;
+        if done.is_err() {
+            for (w, key) in rekeyed {
+                if let Err(e) = w.rekey(key).await {
+                    warn!("a file that is not stored yet has lost its name: {e}");
+                }
+            }
+        }
+        done
+    }
+
+    /// The part of the store, and the tree after it. The writers below stand still.
+    async fn rename_stored(
+        self: &Arc<Self>,
+        source: &Arc<Inode>,
+        old: &Prefix,
+        new: &Prefix,
+        from: (Ino, &Name),
+        to: (Ino, &Name),
+        below: &[Arc<Inode>],
+    ) -> Result<()> {
+        let objects = self.all_below(old).await?;
+        let copied = self.copy_all(old, new, &objects).await?;
         let target = self.inodes.child(to.0, to.1);
         let odd = source.state.lock().odd_marker.take();
         let mut keys: Vec<Key> = objects.iter().filter_map(|o| Key::new(&o.key).ok()).collect();
@@ -284,7 +323,7 @@ impl Fs {
             self.kept.lock().insert(new.clone());
         }
         let mut copied: HashMap<Key, (Stored, Known)> = copied.into_iter().collect();
-        for inode in &below {
+        for inode in below {
             self.listings.forget(inode.ino);
             let now = Instant::now();
             inode.state.lock().changed = Some(now);
@@ -324,47 +363,62 @@ impl Fs {
             let to = Key::new(format!("{new}{}", &o.key[old.as_str().len()..]))?;
             work.push((from, to, o));
         }
-        let mut copies: Vec<BoxFuture<'_, Result<Copy>>> = Vec::with_capacity(work.len());
+        // Copies under way are waited for, also when another has failed: one that is dropped may yet arrive at the
+        // store, or leave an upload behind.
+        let failed = AtomicBool::new(false);
+        let mut copies: Vec<BoxFuture<'_, Option<(Key, Result<(Stored, Known)>)>>> = Vec::with_capacity(work.len());
         for (from, to, o) in work {
-            copies.push(Box::pin(self.copy_listed(from, to, o)));
+            let failed = &failed;
+            copies.push(Box::pin(async move {
+                if failed.load(Ordering::Relaxed) {
+                    return None;
+                }
+                let copied = self.copy_listed(from, to.clone(), o).await;
+                failed.fetch_or(copied.is_err(), Ordering::Relaxed);
+                Some((to, copied))
+            }));
         }
         let mut copies = stream::iter(copies).buffer_unordered(PARALLEL);
         let mut done = Vec::with_capacity(objects.len());
-        let mut failed = None;
-        while let Some(result) = copies.next().await {
-            match result {
-                Ok(copy) => done.push(copy),
-                Err(e) => {
-                    failed = Some(e);
-                    break;
+        let mut keys = Vec::new();
+        let mut first = None;
+        while let Some(ended) = copies.next().await {
+            match ended {
+                Some((key, Ok(stored))) => done.push((key, stored)),
+                Some((key, Err(e))) => {
+                    // Without an answer nobody knows whether the copy was made.
+                    if matches!(e.kind(), Kind::Unavailable | Kind::Timeout | Kind::Io) {
+                        keys.push(key);
+                    }
+                    first.get_or_insert(e);
                 }
+                None => {}
             }
         }
-        let Some(e) = failed else { return Ok(done) };
-        let keys: Vec<Key> = done.into_iter().map(|(key, _)| key).collect();
+        let Some(e) = first else { return Ok(done) };
+        keys.extend(done.into_iter().map(|(key, _)| key));
         if let Err(left) = self.s3.delete_many(&keys).await {
             warn!("copies of a rename that failed are left behind: {left}");
         }
         Err(e)
     }
 
-    async fn copy_listed(&self, from: Key, to: Key, listed: &Listed) -> Result<Copy> {
+    async fn copy_listed(&self, from: Key, to: Key, listed: &Listed) -> Result<(Stored, Known)> {
         let etag = match &listed.etag {
             Some(etag) => etag.clone(),
             None => self.s3.head(&from, None).await?.etag,
         };
         let object = Object { id: ObjectId { key: from.clone(), etag, version: None }, size: listed.size };
         let how = Copying::Keep { class: listed.storage_class.clone() };
-        let copied = match self.copy_object(&object, &to, how, Known::default()).await {
+        match self.copy_object(&object, &to, how, Known::default()).await {
             Err(e) if e.kind() == Kind::Stale => {
                 let meta = self.s3.head(&from, None).await?;
                 let id = ObjectId { key: from, etag: meta.etag.clone(), version: meta.version.clone() };
                 let object = Object { id, size: meta.size };
                 let how = Copying::Keep { class: meta.storage_class };
-                self.copy_object(&object, &to, how, Known::default()).await?
+                self.copy_object(&object, &to, how, Known::default()).await
             }
-            other => other?,
-        };
-        Ok((to, copied))
+            other => other,
+        }
     }
 }

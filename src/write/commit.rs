@@ -50,6 +50,16 @@ pub(super) struct Job {
     pub stop: CancellationToken,
 }
 
+impl Job {
+    /// Whether the bytes are those of the base, so that only headers differ.
+    pub fn is_headers_only(&self) -> bool {
+        self.stream.is_none()
+            && self.dirty.is_empty()
+            && self.copied.is_empty()
+            && self.base.as_ref().is_some_and(|b| b.size == self.size && self.visible == self.size)
+    }
+}
+
 /// Above this, single copies are known to run into time-outs.
 const SINGLE_COPY: u64 = 1 << 30;
 
@@ -66,7 +76,7 @@ pub(super) async fn store(io: &Arc<Writes>, job: &Job) -> Result<Committed> {
 
 fn committed(job: &Job, stored: Stored) -> Committed {
     let id = ObjectId { key: job.key.clone(), etag: stored.etag.clone(), version: stored.version.clone() };
-    Committed { object: Object { id, size: job.size }, stored, beside: false }
+    Committed { object: Object { id, size: job.size }, stored, headers_pending: false, beside: false }
 }
 
 /// When only headers changed, the store copies the object onto itself. `None`: there is more to do.
@@ -83,7 +93,12 @@ async fn attributes(io: &Arc<Writes>, job: &Job) -> Result<Option<Stored>> {
     let write = Write::Copy(&source, &directive);
     let copied = io.conditional(&job.key, job.condition.clone(), write).await;
     match copied {
-        Ok(stored) => Ok(Some(stored)),
+        Ok(stored) => {
+            if let Err(e) = io.s3.settle_copied_tags(&job.key, &job.object.tags).await {
+                tracing::warn!("the tags of an object may be lost: {e}");
+            }
+            Ok(Some(stored))
+        }
         Err(e) if e.kind() == Kind::Unsupported => Ok(None),
         Err(e) => Err(base_error(e, base)),
     }

@@ -36,6 +36,8 @@ mod orphans;
 mod overlay;
 pub mod plan;
 pub mod ranges;
+mod recognise;
+mod sealing;
 mod staging;
 mod state;
 mod storing;
@@ -153,6 +155,8 @@ impl Default for WriteSettings {
 pub struct Committed {
     pub object: Object,
     pub stored: Stored,
+    /// The bytes are stored, headers that were changed while they were sent are not.
+    pub headers_pending: bool,
     /// Somebody else's version has the name of the file: ours is `object`, under another one.
     pub beside: bool,
 }

@@ -41,9 +41,19 @@ impl Writer {
         for _ in 0..2 {
             let Some(mut job) = self.freeze().await? else { break };
             let stale = job.stream.as_ref().is_some_and(|s| s.upload.object != job.object);
+            let headers_only = last.is_some() && job.is_headers_only();
             let frozen = Running::new(self);
             let done = conflict::store(&self.io, &mut job).await;
-            last = Some(frozen.end(job, done, stale)?);
+            match (frozen.end(job, done, stale, headers_only), &mut last) {
+                (Ok(done), last) => *last = Some(done),
+                // The bytes are stored: that is what was asked. The headers are the caller's to set later.
+                (Err(e), Some(stored)) if headers_only => {
+                    tracing::warn!("stored, but not yet with its attributes: {e}");
+                    stored.headers_pending = true;
+                    break;
+                }
+                (Err(e), _) => return Err(e),
+            }
             if !stale {
                 break;
             }
@@ -51,6 +61,12 @@ impl Writer {
         // Who asked for it may copy or delete the object next: a record must not bring it back after that.
         self.settle_record(true).await;
         Ok(last)
+    }
+
+    /// The error of the last commit, when nothing was changed since: whoever asked for it has been told.
+    pub fn told(&self) -> Option<Error> {
+        let s = self.state.lock();
+        s.failed.clone().filter(|_| s.last_frozen >= s.generation)
     }
 
     /// Freezes the layers for a commit; `None` when there is nothing to store.
@@ -144,8 +160,15 @@ impl Running<'_> {
         Running { writer, ended: false }
     }
 
-    /// `stale`: the stored object does not carry the headers of `job` yet.
-    pub(super) fn end(mut self, job: Job, done: Result<Committed>, stale: bool) -> Result<Committed> {
+    /// `stale`: the stored object does not carry the headers of `job` yet. `headers_only`: its bytes are stored
+    /// whatever `done` says.
+    pub(super) fn end(
+        mut self,
+        job: Job,
+        done: Result<Committed>,
+        stale: bool,
+        headers_only: bool,
+    ) -> Result<Committed> {
         self.ended = true;
         let mut s = self.writer.state.lock();
         let frozen = s.running.take();
@@ -173,7 +196,11 @@ impl Running<'_> {
                     tracing::error!("the bytes of {:?} written so far are lost: {e}", job.key);
                     s.lost = true;
                 }
-                s.failed = Some(e.clone());
+                if headers_only {
+                    s.stored = generation;
+                } else {
+                    s.failed = Some(e.clone());
+                }
                 s.thaw();
                 Err(e)
             }

@@ -13,6 +13,7 @@ mod errors;
 mod mounted;
 mod names;
 mod rename;
+mod staging;
 mod versions;
 mod writing;
 

@@ -84,6 +84,18 @@ fn sqlite_with_a_journal_that_is_truncated() {
     sqlite("truncate");
 }
 
+#[test]
+fn sqlite_with_a_journal_that_is_kept() {
+    sqlite("persist");
+}
+
+/// One machine: the index of the log is a shared mapping.
+// R21 R70
+#[test]
+fn sqlite_with_a_write_ahead_log() {
+    sqlite("wal");
+}
+
 /// The linker writes its output in no order and maps it.
 // R15 R69
 #[test]

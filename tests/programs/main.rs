@@ -11,11 +11,14 @@
 mod common;
 
 mod copy;
+mod crash;
 mod develop;
 mod edit;
 mod large;
 mod machines;
+mod media;
 mod metadata;
+mod packages;
 
 use std::path::Path;
 

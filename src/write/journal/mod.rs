@@ -312,6 +312,11 @@ impl Journal {
         let mut others = Vec::new();
         for entry in fs::read_dir(base).map_err(|e| trouble("read", base, &e))?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(&prefix) && name.ends_with(".gone") {
+                // Somebody died while removing it.
+                let _ = fs::remove_dir_all(entry.path());
+                continue;
+            }
             let number = name.strip_prefix(&prefix).is_some_and(|n| n.parse::<u32>().is_ok());
             if number
                 && entry.path() != **self.dir
