@@ -274,9 +274,7 @@ impl Engine {
         };
         let result = send.await;
         let stored = self.settle(&store.s3, key, &id, result).await?;
-        if !object.tags.is_empty() {
-            store.s3.settle_tags(key, &object.tags).await?;
-        }
+        store.s3.settle_uploaded_tags(key, &object.tags).await?;
         Ok(Moved { bytes: size, etag: Some(stored.etag) })
     }
 
@@ -351,9 +349,7 @@ impl Engine {
             Ok(done) => done,
         };
         self.closed(&id);
-        if !object.tags.is_empty() {
-            store.s3.settle_tags(key, &object.tags).await?;
-        }
+        store.s3.settle_uploaded_tags(key, &object.tags).await?;
         Ok(Moved { bytes, etag: Some(stored.etag) })
     }
 
@@ -502,12 +498,13 @@ impl Engine {
         let limits = &store.provider.limits;
         if meta.size <= limits.copy_threshold.min(limits.max_copy) {
             let _permit = self.permit().await;
-            let tags = !object.tags.is_empty();
+            let sent = object.tags.clone();
             let directive = match change {
-                Some(_) => Directive::Replace { object, tags },
+                Some(_) => Directive::Replace { object, tags: !sent.is_empty() },
                 None => Directive::Keep { storage_class: object.storage_class, acl: None },
             };
             let stored = store.s3.copy(&source, key, &directive, condition).await?;
+            store.s3.settle_copied_tags(key, &sent).await?;
             self.bar.add(meta.size);
             return Ok(Moved { bytes: meta.size, etag: Some(stored.etag) });
         }
