@@ -102,6 +102,7 @@ impl Fs {
         let body = Payload::from(Bytes::copy_from_slice(target.as_bytes()));
         self.graves.reuse(&key).await;
         let stored = self.put_link(&key, body, &object).await?;
+        self.settle(&key, &object, &stored.etag).await?;
         let inode = self.inodes.remember_kind(parent, name, key.as_str(), Some(FileKind::Symlink), || {
             State::new(attr, Facts::default(), true)
         })?;
