@@ -274,6 +274,9 @@ impl Engine {
         };
         let result = send.await;
         let stored = self.settle(&store.s3, key, &id, result).await?;
+        if !object.tags.is_empty() {
+            store.s3.settle_tags(key, &object.tags).await?;
+        }
         Ok(Moved { bytes: size, etag: Some(stored.etag) })
     }
 
@@ -348,6 +351,9 @@ impl Engine {
             Ok(done) => done,
         };
         self.closed(&id);
+        if !object.tags.is_empty() {
+            store.s3.settle_tags(key, &object.tags).await?;
+        }
         Ok(Moved { bytes, etag: Some(stored.etag) })
     }
 
