@@ -228,6 +228,20 @@ impl Daemon {
         out
     }
 
+    fn ls(&self) -> Vec<String> {
+        let fh = self.fs.opendir(ROOT).unwrap();
+        let mut names: Vec<String> = Vec::new();
+        loop {
+            let batch = self.block(self.fs.read_directory(fh, names.len() as u64)).unwrap();
+            if batch.items.is_empty() {
+                break;
+            }
+            names.extend(batch.items.iter().map(|i| i.name.as_str().to_owned()));
+        }
+        names.sort();
+        names
+    }
+
     fn unlink(&self, path: &str) -> Result<()> {
         let (dir, last) = self.dir_of(path);
         self.block(self.fs.unlink(dir, &name(last)))
@@ -279,6 +293,7 @@ fn close_needs_no_store_and_a_killed_daemon_loses_nothing() {
     let d = w.restart(d);
     assert_eq!(d.damage, Vec::<String>::new());
     assert_eq!((d.read("small"), d.read("large")), (small.clone(), large.clone()), "readable after the crash");
+    assert_eq!(d.ls(), ["empty", "large", "small"]);
     w.store_again();
     d.fs.retry(None).unwrap();
     d.settles();

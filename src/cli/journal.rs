@@ -61,16 +61,27 @@ enum Action {
     },
 }
 
-#[derive(Args, Clone, Debug)]
-struct Place {
-    /// Where the journals of mounts that are gone are [default: as for mounts].
+#[derive(Args, Clone, Debug, Default)]
+pub(super) struct Place {
+    /// Where the journals of mounts that are gone are [default: everywhere known].
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 }
 
 impl Place {
-    fn dir(&self) -> PathBuf {
-        self.state_dir.clone().unwrap_or_else(leftover::state_dir)
+    /// The journals nobody serves. One that cannot be read hides no other, unless it is the one that is meant.
+    fn survey(&self) -> Result<Vec<Leftover>, Failure> {
+        if let Some(dir) = &self.state_dir {
+            return Ok(leftover::survey(dir)?);
+        }
+        let mut all = Vec::new();
+        for dir in leftover::state_dirs() {
+            match leftover::survey(&dir) {
+                Ok(found) => all.extend(found),
+                Err(e) => eprintln!("xosfs: warning: {e}"),
+            }
+        }
+        Ok(all)
     }
 }
 
@@ -109,7 +120,8 @@ fn mounts(dir: Option<&Path>) -> Result<Vec<(State, Status)>, Failure> {
 /// Where a file with this number is.
 enum Where {
     Mount(Box<State>, PendingFile),
-    Left(PendingFile),
+    /// In a journal below this state directory.
+    Left(PathBuf, PendingFile),
 }
 
 fn look_for(id: u64, dir: Option<&Path>, place: &Place) -> Result<Where, Failure> {
@@ -122,9 +134,10 @@ fn look_for(id: u64, dir: Option<&Path>, place: &Place) -> Result<Where, Failure
         }
     }
     if dir.is_none() {
-        let left = leftover::survey(&place.dir())?;
-        if let Some(file) = left.into_iter().flat_map(|l| l.pending).find(|p| p.id == id) {
-            return Ok(Where::Left(file));
+        for left in place.survey()? {
+            if let Some(file) = left.pending.into_iter().find(|p| p.id == id) {
+                return Ok(Where::Left(left.state_dir, file));
+            }
         }
     }
     Err(Failure::Failed(format!("nothing that is not stored has the number {id}; `xosfs journal ls` lists what has")))
@@ -147,9 +160,8 @@ pub(super) fn run(args: &JournalArgs) -> Result<(), Failure> {
 }
 
 /// The journals nobody serves in which something is left.
-pub(super) fn left(state_dir: &Path) -> Result<Vec<Leftover>, Failure> {
-    let all = leftover::survey(state_dir)?;
-    Ok(all.into_iter().filter(|l| !l.pending.is_empty() || !l.damage.is_empty() || l.uploads > 0).collect())
+pub(super) fn left(place: &Place) -> Result<Vec<Leftover>, Failure> {
+    Ok(place.survey()?.into_iter().filter(|l| !l.pending.is_empty() || !l.damage.is_empty() || l.uploads > 0).collect())
 }
 
 /// What is left of a mount, for people.
@@ -169,7 +181,7 @@ pub(super) fn text_of(left: &Leftover) -> String {
 
 fn list(dir: Option<&Path>, as_json: bool, place: &Place) -> Result<(), Failure> {
     let mounts = if place.state_dir.is_some() && dir.is_none() { Vec::new() } else { mounts(dir)? };
-    let left = if dir.is_none() { left(&place.dir())? } else { Vec::new() };
+    let left = if dir.is_none() { left(place)? } else { Vec::new() };
     if as_json {
         let mounts: Vec<_> =
             mounts.iter().map(|(_, s)| json!({ "dir": s.dir, "source": s.source, "pending": s.pending })).collect();
@@ -201,7 +213,7 @@ fn retry(words: &[String], place: &Place) -> Result<(), Failure> {
     for id in ids {
         match look_for(id, dir.as_deref(), place)? {
             Where::Mount(state, _) => done(&state, &Ask::Retry { ids: vec![id] })?,
-            Where::Left(file) => {
+            Where::Left(_, file) => {
                 let what = format!("{} has no daemon that could store it", file.key);
                 return Err(Failure::Failed(format!("{what}; mount its bucket again (`xosfs journal ls` says how)")));
             }
@@ -219,7 +231,7 @@ fn export(words: &[String], place: &Place) -> Result<(), Failure> {
     let path = std::path::absolute(file).map_err(|e| Failure::Failed(format!("{file}: {e}")))?;
     match look_for(*id, dir.as_deref(), place)? {
         Where::Mount(state, _) => done(&state, &Ask::Export { id: *id, path }).map(drop),
-        Where::Left(_) => Ok(leftover::export(&place.dir(), *id, &path)?),
+        Where::Left(dir, _) => Ok(leftover::export(&dir, *id, &path)?),
     }
 }
 
@@ -231,7 +243,7 @@ fn discard(words: &[String], place: &Place) -> Result<(), Failure> {
     for id in ids {
         let file = match look_for(id, dir.as_deref(), place)? {
             Where::Mount(state, file) => done(&state, &Ask::Discard { ids: vec![id] }).map(|_| file)?,
-            Where::Left(file) => leftover::discard(&place.dir(), id).map(|()| file)?,
+            Where::Left(dir, file) => leftover::discard(&dir, id).map(|()| file)?,
         };
         let (key, size) = (print::safe(&file.key), show_bytes(file.size));
         print::line(&format!("lost: {key} ({size}) as it was closed; the bucket keeps what it had"))?;

@@ -239,4 +239,54 @@ mod tests {
     fn the_command_tree_is_sound() {
         Cli::command().debug_assert();
     }
+
+    /// The words of a line as a shell reads them, without its variables.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut quote) = (vec![String::new()], None);
+        for c in line.chars() {
+            match (quote, c) {
+                (None, '\'' | '"') => quote = Some(c),
+                (Some(q), c) if q == c => quote = None,
+                (None, ' ') => words.push(String::new()),
+                _ => words.last_mut().unwrap().push(c),
+            }
+        }
+        words.retain(|w| !w.is_empty());
+        words
+    }
+
+    fn leaves(command: &clap::Command, path: &str, out: &mut Vec<String>) {
+        let path = format!("{path}{} ", command.get_name());
+        if !command.has_subcommands() {
+            out.push(path.trim_end().to_owned());
+        }
+        command.get_subcommands().for_each(|c| leaves(c, &path, out));
+    }
+
+    /// Every example is understood, and every command on objects and buckets has one.
+    #[test]
+    fn the_document_of_commands_is_true() {
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/CLI.md")).unwrap();
+        let mut examples = Vec::new();
+        for line in text.lines().filter_map(|l| l.strip_prefix("    xosfs ")) {
+            let line = line.split("  #").next().unwrap().split(" | ").next().unwrap();
+            let args = words(&format!("xosfs {line}"));
+            if let Err(e) = Cli::command().try_get_matches_from(&args) {
+                panic!("{line}: {e}");
+            }
+            examples.push(args.join(" "));
+        }
+        let mut commands = Vec::new();
+        leaves(&Cli::command(), "", &mut commands);
+        let ours = ["ls", "stat", "cp", "rm", "object", "bucket", "presign", "sts", "uploads"];
+        for command in commands {
+            let first = command.split(' ').nth(1).unwrap_or("");
+            if ours.contains(&first) {
+                assert!(
+                    examples.iter().any(|e| format!("{e} ").starts_with(&format!("{command} "))),
+                    "no example: {command}"
+                );
+            }
+        }
+    }
 }

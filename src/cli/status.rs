@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 
 use super::{Failure, journal, print};
 use crate::daemon::control::{self, Ask, Reply};
-use crate::daemon::leftover;
 use crate::daemon::state::State;
 use crate::daemon::status::Status;
 use crate::fuse::mountinfo::{self, Entry};
@@ -190,7 +189,7 @@ pub(super) fn run(args: &StatusArgs) -> Result<(), Failure> {
         }
         None => all(),
     };
-    let left = if args.dir.is_none() { journal::left(&leftover::state_dir())? } else { Vec::new() };
+    let left = if args.dir.is_none() { journal::left(&journal::Place::default())? } else { Vec::new() };
     if args.json {
         let mounts: Vec<_> = found.iter().map(Found::json).collect();
         print::json_whole(&json!({ "mounts": mounts, "left": left }))?;

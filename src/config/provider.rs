@@ -40,6 +40,9 @@ pub struct Provider {
     pub conditional_put: bool,
     /// Whether copies honour `x-amz-copy-source-if-match`. Where not, the ETag is compared before and after.
     pub conditional_copy: bool,
+    /// Whether a copy with new metadata keeps the tags of its source. Where it may not (Ceph drops them) they are sent
+    /// along.
+    pub copy_keeps_tags: bool,
     /// Whether the store has UploadPartCopy.
     pub part_copy: bool,
     /// Digest that goes with uploaded bytes.

@@ -465,6 +465,17 @@ pub static TABLE: &[Spec] = &[
         set: |o, v| value::choice(v, XattrList::CHOICES).map(|v| o.xattr_list = v),
     },
     Spec {
+        name: "presign_ttl",
+        group: Group::Objects,
+        value: "DURATION",
+        default: "1h",
+        doc: "How long the URLs in user.s3.url and user.s3.url.put work: whoever has one needs no key. 1h: time to pass it \
+              on and to use it once. At most 7 days, and no longer than temporary keys last.",
+        set: |o, v| {
+            value::duration(v, Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600)).map(|v| o.presign_ttl = v)
+        },
+    },
+    Spec {
         name: "on_conflict",
         group: Group::Objects,
         value: "overwrite|fail|keep_both",

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::env;
+use super::state::State;
 use super::status::PendingFile;
 use crate::config::Options;
 use crate::error::Result;
@@ -20,6 +21,8 @@ pub struct Leftover {
     pub source: String,
     pub endpoint: Option<String>,
     pub dir: PathBuf,
+    #[serde(skip)]
+    pub state_dir: PathBuf,
     pub pending: Vec<PendingFile>,
     /// Multipart uploads that the next mount will abort.
     pub uploads: usize,
@@ -46,9 +49,17 @@ impl From<Pending> for PendingFile {
     }
 }
 
-/// Where journals are when no option says otherwise.
-pub fn state_dir() -> PathBuf {
-    Options::default().state(&env)
+/// Every state directory that is known: the usual one, those of services below it (systemd gives each its own), and
+/// those on record.
+pub fn state_dirs() -> Vec<PathBuf> {
+    let usual = Options::default().state(&env);
+    let services = std::fs::read_dir(&usual).into_iter().flatten().flatten().map(|e| e.path());
+    let services = services.filter(|p| p.join("journal").is_dir());
+    let recorded = State::all().into_iter().filter_map(|s| s.state_dir);
+    let mut all: Vec<PathBuf> = services.chain(recorded).chain([usual.clone()]).collect();
+    all.sort();
+    all.dedup();
+    all
 }
 
 /// The journals below a state directory that no daemon holds. Changes nothing.
@@ -62,6 +73,7 @@ pub fn survey(state_dir: &Path) -> Result<Vec<Leftover>> {
             source: if prefix.is_empty() { bucket.clone() } else { format!("{bucket}:/{prefix}") },
             endpoint: s.identity.endpoint,
             dir: s.dir,
+            state_dir: state_dir.to_owned(),
             pending: s.pending.into_iter().map(PendingFile::from).collect(),
             uploads: s.uploads,
             damage: s.damage,

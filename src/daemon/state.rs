@@ -32,6 +32,9 @@ pub struct State {
     pub dir: PathBuf,
     pub source: String,
     pub endpoint: Option<String>,
+    /// Where its journal is.
+    #[serde(default)]
+    pub state_dir: Option<PathBuf>,
     /// Seconds.
     pub shutdown_timeout: u64,
     /// Key and reason of what could not be stored; only at the end.
@@ -77,6 +80,7 @@ impl State {
             dir: request.dir.clone(),
             source: request.source.to_string(),
             endpoint: request.options.endpoint.clone(),
+            state_dir: Some(request.options.state(&env)),
             shutdown_timeout: request.options.shutdown_timeout.as_secs(),
             unstored: Vec::new(),
         }

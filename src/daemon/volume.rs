@@ -65,6 +65,7 @@ pub fn fs_settings(options: &Options, provider: &'static Provider, root: Prefix)
         store_attrs: options.attrs == Attrs::Store,
         attr_delay: ATTR_DELAY,
         list_all_xattrs: options.xattr_list == XattrList::All,
+        presign_ttl: options.presign_ttl,
         new_object: NewObject {
             headers: Headers { content_type: options.content_type.clone(), ..Headers::default() },
             storage_class: options.storage_class.as_deref().map(|c| provider.class_name(c)),

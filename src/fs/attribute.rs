@@ -4,10 +4,11 @@ use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::attr::is_posix_name;
+use super::bucket_attribute::BucketAttribute;
 use crate::config::provider::{Provider, TagLimits};
 use crate::error::{Error, Kind, Result};
 use crate::s3::grants::{self, Wanted};
-use crate::s3::{Acl, Headers, NewObject, ObjectMeta};
+use crate::s3::{Acl, Headers, NewObject, ObjectMeta, ObjectVersion};
 
 /// Everything that has a meaning in a query string, or to a reader of one line.
 pub(super) const TAG_ESCAPES: &AsciiSet =
@@ -67,8 +68,10 @@ pub(super) enum Attribute {
     LastModified,
     Sse,
     Uri,
-    BucketAcl,
-    BucketLocation,
+    Versions,
+    Url,
+    UrlPut,
+    Bucket(BucketAttribute),
     Metadata(String),
 }
 
@@ -90,6 +93,8 @@ impl Attribute {
         &["version-id"],
         &["bucket.acl"],
         &["bucket.location"],
+        &["bucket.versioning"],
+        &["bucket.tags"],
     ];
 
     /// Errors: [`Kind::Unsupported`] for other namespaces, [`Kind::NoAttribute`] for an unknown `user.s3.*`.
@@ -123,12 +128,18 @@ impl Attribute {
             "last-modified" => Attribute::LastModified,
             "sse" => Attribute::Sse,
             "uri" => Attribute::Uri,
-            "bucket.acl" => Attribute::BucketAcl,
-            "bucket.location" => Attribute::BucketLocation,
-            other => match other.strip_prefix("tag.") {
-                Some(key) if !key.is_empty() => Attribute::Tag(key.to_owned()),
-                _ => return Err(Error::new(Kind::NoAttribute, "no such attribute").with_key(name)),
-            },
+            "versions" => Attribute::Versions,
+            "url" => Attribute::Url,
+            "url.put" => Attribute::UrlPut,
+            other => {
+                let tag = other.strip_prefix("tag.").filter(|key| !key.is_empty());
+                let bucket = other.strip_prefix("bucket.").and_then(BucketAttribute::parse);
+                match (tag, bucket) {
+                    (Some(key), _) => Attribute::Tag(key.to_owned()),
+                    (_, Some(of_bucket)) => Attribute::Bucket(of_bucket),
+                    _ => return Err(Error::new(Kind::NoAttribute, "no such attribute").with_key(name)),
+                }
+            }
         })
     }
 }
@@ -191,6 +202,19 @@ pub fn format_tags(tags: &[(String, String)]) -> String {
     tags.iter().map(|(k, v)| format!("{}={}", e(k), e(v))).collect::<Vec<_>>().join("&")
 }
 
+/// One version a line, newest first: id, time, size, class, and what else it is.
+pub(super) fn format_versions(versions: &[ObjectVersion]) -> String {
+    let line = |v: &ObjectVersion| {
+        let time = v.last_modified.and_then(|t| Timestamp::try_from(t).ok());
+        let time = time.map_or_else(|| "-".to_owned(), |t| t.to_string());
+        let class = v.storage_class.as_deref().unwrap_or(if v.deleted { "-" } else { "STANDARD" });
+        let latest = if v.latest { " latest" } else { "" };
+        let deleted = if v.deleted { " deleted" } else { "" };
+        format!("{} {time} {} {class}{latest}{deleted}\n", v.version, v.size)
+    };
+    versions.iter().map(line).collect()
+}
+
 /// State of an archived object in words (dialects §11).
 pub(super) fn format_restore(meta: &ObjectMeta, archive_class: bool) -> String {
     match meta.restore.as_deref() {
@@ -248,6 +272,10 @@ impl Edit {
                 Edit::Class(Some(store.class_name(class)))
             }
             (Attribute::Restore, Some(v)) => restore(v, store)?,
+            // Stores that keep it as a date refuse others, and then it is too late to tell who set it.
+            (Attribute::Header(Header::Expires), Some(v)) if !is_http_date(v) => {
+                return Err(invalid("a date like Thu, 01 Jan 2032 00:00:00 GMT", v));
+            }
             (Attribute::Header(h), _) => Edit::Header(*h, plain(text)?),
             (Attribute::Metadata(m), _) => Edit::Metadata(m.clone(), text),
             _ => return Err(Error::new(Kind::NotPermitted, "change a read-only attribute").with_key(name)),
@@ -284,6 +312,10 @@ impl Edit {
         }
         Ok(())
     }
+}
+
+fn is_http_date(text: &str) -> bool {
+    text.ends_with(" GMT") && jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).is_ok()
 }
 
 /// `DAYS[,TIER]`.
@@ -383,6 +415,14 @@ mod tests {
         assert_eq!(obs(&format!("k={}", "v".repeat(44))).unwrap_err().kind(), Kind::Range);
         assert_eq!(obs("a/b=c").unwrap_err().kind(), Kind::Invalid);
         assert_eq!(parse_tags("aws:x=1", &AWS.tags).unwrap_err().kind(), Kind::Invalid);
+    }
+
+    #[test]
+    fn expires_is_a_date_of_http() {
+        assert!(is_http_date("Thu, 01 Jan 2032 00:00:00 GMT"));
+        for bad in ["", "tomorrow", "2032-01-01", "Thu, 01 Jan 2032 00:00:00 +0100", "0"] {
+            assert!(!is_http_date(bad), "{bad}");
+        }
     }
 
     #[test]

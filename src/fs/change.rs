@@ -102,6 +102,7 @@ impl Fs {
         let body = Payload::from(Bytes::copy_from_slice(target.as_bytes()));
         self.graves.reuse(&key).await;
         let stored = self.put_link(&key, body, &object).await?;
+        self.settle(&key, &object, &stored.etag).await?;
         let inode = self.inodes.remember_kind(parent, name, key.as_str(), Some(FileKind::Symlink), || {
             State::new(attr, Facts::default(), true)
         })?;
@@ -195,6 +196,7 @@ impl Fs {
             // Ends a commit that is under way: only after that is it certain whether there is an object.
             w.stop().await;
         }
+        self.writes.settled().await;
         let stored = inode.state.lock().stored || writer.as_ref().is_some_and(|w| w.base().is_some());
         if stored && !open {
             let deleted = self.s3.delete(&key, None).await;

@@ -56,7 +56,8 @@ impl Fs {
     /// Copies `from` to `to` (which may be the same key) with everything that belongs to it. Returns also what is known
     /// of the copy's tags and ACL.
     ///
-    /// Requests: one copy, and a GET of the ACL unless it is `known`. Above `copy_threshold` the parts, and HEAD and tags
+    /// Requests: one copy, a GET of the ACL unless it is `known`, and one of the tags where headers are replaced and the
+    /// store drops them then. Above `copy_threshold` the parts, and HEAD and tags
     /// as far as they are not known; one more for an ACL that is no canned one.
     pub(super) async fn copy_object(
         &self,
@@ -83,25 +84,33 @@ impl Fs {
             self.settle(to, &object, &stored.etag).await?;
             return Ok((stored, Known::of_object(&object)));
         }
-        let acl = match known.acl {
-            Some(acl) => acl,
-            None => self.acl_to_keep(&from.id.key).await?,
+        // Copies keep tags, but not every store's when metadata is replaced.
+        let needs_tags = matches!(how, Copying::Replace(_)) && !self.settings.provider.copy_keeps_tags;
+        let (tags, acl) = match known.acl {
+            _ if needs_tags => self.tags_and_acl(&from.id.key, known).await.map(|(tags, acl)| (Some(tags), acl))?,
+            Some(acl) => (known.tags, acl),
+            None => (known.tags, self.acl_to_keep(&from.id.key).await?),
         };
         let directive = match how {
             Copying::Keep { class } => {
                 Directive::Keep { storage_class: class.filter(|c| c != "STANDARD"), acl: acl.canned() }
             }
-            // The tags are the source's: nobody has to ask for them.
             Copying::Replace(object) => {
-                Directive::Replace { object: NewObject { acl: acl.canned(), ..*object }, tags: false }
+                let send = tags.clone().filter(|_| needs_tags).unwrap_or_default();
+                let replaces = !send.is_empty();
+                let object = NewObject { acl: acl.canned(), tags: send, ..*object };
+                Directive::Replace { object, tags: replaces }
             }
         };
         let stored = self.s3.copy(&source, to, &directive, &Condition::None).await?;
+        if let Directive::Replace { object, tags: true } = &directive {
+            self.s3.settle_copied_tags(to, &object.tags).await?;
+        }
         if let KeptAcl::Full(list) = &acl {
             let lacking = NewObject { grants: Some(list.clone()), ..NewObject::default() };
             self.settle(to, &lacking, &stored.etag).await?;
         }
-        Ok((stored, Known { tags: known.tags, acl: Some(acl) }))
+        Ok((stored, Known { tags, acl: Some(acl) }))
     }
 
     /// XOS-MPU-07, XOS-MPU-08: parts of 256 MiB, larger only when 10,000 of them would not do.

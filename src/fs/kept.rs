@@ -216,7 +216,7 @@ impl Fs {
         }
         // Only objects made of parts have such a tag.
         if !object.tags.is_empty() && etag.as_str().contains('-') {
-            self.s3.settle_tags(key, &object.tags).await?;
+            self.s3.settle_uploaded_tags(key, &object.tags).await?;
         }
         Ok(())
     }

@@ -357,7 +357,8 @@ impl Fs {
             }
             let state = inode.state.lock();
             let newer = state.changed.is_some_and(|c| c >= s.asked);
-            if !state.stored || newer {
+            let pending = state.writer.as_ref().is_some_and(|w| w.backlog().is_some());
+            if !state.stored || newer || pending {
                 let attr = state.current();
                 // A directory that is not stored shows only if it was emptied or made here.
                 if attr.kind == FileKind::Dir && !newer && !self.is_kept(dir, &name) {

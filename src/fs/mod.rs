@@ -8,6 +8,7 @@
 
 pub mod attr;
 mod attribute;
+mod bucket_attribute;
 mod change;
 mod close;
 mod copy;
@@ -73,6 +74,8 @@ pub struct Settings {
     pub attr_delay: Duration,
     /// listxattr(2) names the attributes of the store, too (`xattr_list=all`), at the price of requests.
     pub list_all_xattrs: bool,
+    /// Life of the URLs in `user.s3.url` and `user.s3.url.put`: 1 s to 7 days.
+    pub presign_ttl: Duration,
     /// What new objects carry: class, ACL, tags, encryption, content type.
     pub new_object: NewObject,
     /// Keys that need an escape are left out of listings.

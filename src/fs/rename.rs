@@ -111,11 +111,11 @@ impl Fs {
                 return Ok(());
             }
         }
-        if let Some(w) = &writer
-            && w.is_dirty()
-        {
+        if writer.is_some() {
+            // Also when nothing is dirty: a commit in the background may have stored it and not said so to the journal.
             self.commit(source).await?;
         }
+        self.writes.settled().await;
         let _held = match &writer {
             Some(w) => Some(w.hold_commits().await?),
             None => None,

@@ -12,14 +12,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Fs;
 use super::attr::{FileKind, is_posix_name};
-use super::attribute::{Attribute, Edit, edit_tag, format_tags, get_from_meta, get_uncommitted, invalid};
+use super::attribute::{
+    Attribute, Edit, edit_tag, format_tags, format_versions, get_from_meta, get_uncommitted, invalid,
+};
 use super::copy::apply_edits;
 use super::inode::{Ino, Inode, ROOT};
 use super::kept::{KeptAcl, Known, Tags, edit_writer};
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
 use crate::s3::grants;
-use crate::s3::{Acl, AclChange, Headers, NewObject, ObjectMeta, canned_name};
+use crate::s3::{Acl, AclChange, Headers, NewObject, ObjectMeta, Presign, PresignMethod, canned_name};
 
 impl Fs {
     /// Names outside `user.`: no object has them, and the kernel asks for them all day.
@@ -163,15 +165,11 @@ impl Fs {
         let inode = self.inodes.get(ino)?;
         let none = || Error::new(Kind::NoAttribute, "no such attribute").with_key(name);
         match (&attribute, ino == ROOT) {
-            (Attribute::BucketAcl, true) => {
-                let acl = self.s3.bucket_acl().await?;
-                return Ok(canned_name(&acl).unwrap_or("custom").into());
-            }
-            (Attribute::BucketLocation, true) => return Ok(self.s3.location().await?.into_bytes()),
+            (Attribute::Bucket(of), true) => return Ok(self.bucket_attribute(*of).await?.into_bytes()),
             (Attribute::Uri, true) => {
                 return Ok(format!("s3://{}/{}", self.s3.bucket(), self.settings.root).into_bytes());
             }
-            (Attribute::BucketAcl | Attribute::BucketLocation, false) | (_, true) => return Err(none()),
+            (Attribute::Bucket(_), false) | (_, true) => return Err(none()),
             _ => {}
         }
         if attribute == Attribute::Uri {
@@ -183,6 +181,12 @@ impl Fs {
         }
         if attribute.is_of_tags_or_acl() {
             self.keep_of_dirty(&inode).await?;
+        }
+        if matches!(attribute, Attribute::Url | Attribute::UrlPut) && inode.kind() != FileKind::Dir {
+            let put = attribute == Attribute::UrlPut;
+            let method = if put { PresignMethod::Put } else { PresignMethod::Get };
+            let what = Presign { expires: self.settings.presign_ttl, ..Presign::new(method, self.inodes.key(ino)?) };
+            return Ok(self.s3.presign(&what).await?.url().into());
         }
         if let Some(object) = self.uncommitted(&inode) {
             return get_uncommitted(&attribute, &object).ok_or_else(none);
@@ -202,6 +206,10 @@ impl Fs {
                     None => acl.owner_id,
                 }
             }
+            Attribute::Versions => match self.s3.versions_of(&key).await? {
+                versions if versions.is_empty() => return Err(none()),
+                versions => format_versions(&versions),
+            },
             Attribute::Tags => match self.ask_tags(&inode, &key).await? {
                 tags if tags.is_empty() => return Err(none()),
                 tags => format_tags(&tags),
@@ -302,7 +310,9 @@ impl Fs {
             Err(e) if e.kind() == Kind::Unsupported => return Err(Kind::NoAttribute.into()),
             other => other?,
         };
-        if matches!(attribute, Attribute::Tag(_) | Attribute::Metadata(_)) {
+        let unstored = || self.inodes.get(ino).is_ok_and(|inode| self.uncommitted(&inode).is_some());
+        // Of a stored file the tags are asked for below, to be written back without this one.
+        if matches!(attribute, Attribute::Metadata(_)) || matches!(attribute, Attribute::Tag(_)) && unstored() {
             self.getxattr(ino, name).await?;
         }
         self.change(ino, name, attribute, None).await
@@ -312,14 +322,8 @@ impl Fs {
     async fn change(self: &Arc<Self>, ino: Ino, name: &str, attribute: Attribute, value: Option<&str>) -> Result<()> {
         let inode = self.inodes.get(ino)?;
         if ino == ROOT {
-            return match (&attribute, value) {
-                (Attribute::BucketAcl, Some(v)) => {
-                    self.s3
-                        .set_bucket_acl(&AclChange::Canned(grants::canned(v, &self.settings.provider.acl, true)?))
-                        .await
-                }
-                (Attribute::BucketAcl, None) => self.s3.set_bucket_acl(&AclChange::Canned("private".into())).await,
-                (Attribute::BucketLocation, _) => Err(Kind::NotPermitted.into()),
+            return match attribute {
+                Attribute::Bucket(of) => self.change_bucket(of, value).await,
                 _ => Err(Error::new(Kind::Unsupported, "set on the root of a mount").with_key(name)),
             };
         }
@@ -352,6 +356,9 @@ impl Fs {
             // XOS-TAG-05: a set is only ever replaced as a whole.
             Edit::Tag(tag, value) => {
                 let mut tags = self.ask_tags(&inode, &key).await?;
+                if value.is_none() && !tags.iter().any(|(k, _)| k == tag) {
+                    return Err(Error::new(Kind::NoAttribute, "no such tag").with_key(name));
+                }
                 edit_tag(&mut tags, tag, value.as_deref(), limits)?;
                 self.put_tags(&inode, &key, &tags).await
             }

@@ -178,6 +178,8 @@ struct Learned {
     unquoted_match: AtomicBool,
     no_conditions: AtomicBool,
     no_delete_many: AtomicBool,
+    /// The same of copies.
+    copy_tags: AtomicU8,
     checksums: digest::Accepted,
     /// The table of `sign_v2` that it signs by.
     signed_names: AtomicUsize,

@@ -1,6 +1,6 @@
 //! Tags of an object.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use rusty_s3::Method;
 
@@ -10,7 +10,7 @@ use super::{S3, xml};
 use crate::error::{Kind, Result};
 use crate::key::Key;
 
-/// Whether the store keeps the tags that a multipart upload is begun with.
+/// Whether the store keeps the tags that an object is made with.
 const KEEPS: u8 = 1;
 const DROPS: u8 = 2;
 
@@ -23,6 +23,10 @@ impl S3 {
             Err(error) if error.kind() == Kind::NoAttribute => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
+        // Ceph's gateway, for an object that was uploaded in parts.
+        if answer.body.trim_ascii().is_empty() {
+            return Ok(Vec::new());
+        }
         let document = answer.document(Op::GetObjectTagging)?;
         let Some(set) = document.find("TagSet") else { return Ok(Vec::new()) };
         Ok(set.all("Tag").map(|t| (t.text_of("Key").to_owned(), t.text_of("Value").to_owned())).collect())
@@ -47,8 +51,19 @@ impl S3 {
 
     /// Some stores drop the tags that a multipart upload was begun with (Ceph 16): sets them again where that is so.
     /// The first time one request finds out; later ones know.
-    pub async fn settle_tags(&self, key: &Key, tags: &[(String, String)]) -> Result<()> {
-        let learned = &self.learned().upload_tags;
+    pub async fn settle_uploaded_tags(&self, key: &Key, tags: &[(String, String)]) -> Result<()> {
+        self.settle_tags(key, tags, &self.learned().upload_tags).await
+    }
+
+    /// The same for tags sent with a copy.
+    pub async fn settle_copied_tags(&self, key: &Key, tags: &[(String, String)]) -> Result<()> {
+        self.settle_tags(key, tags, &self.learned().copy_tags).await
+    }
+
+    async fn settle_tags(&self, key: &Key, tags: &[(String, String)], learned: &AtomicU8) -> Result<()> {
+        if tags.is_empty() {
+            return Ok(());
+        }
         match learned.load(Ordering::Relaxed) {
             KEEPS => return Ok(()),
             DROPS => {}

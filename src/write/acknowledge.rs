@@ -9,28 +9,23 @@
 //! 4. After a crash nobody knows whether the last commit arrived. Where it would fail for that reason, a look at the
 //!    object tells: it has the bytes of the first so many layers, or somebody else stored it.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
 use crate::error::{Error, Kind, Result};
-use crate::read::Object;
-use crate::s3::{Condition, NewObject, Stored};
+use crate::s3::{Condition, NewObject};
 
 use super::journal::{Blob, INLINE, Journal, Live, PendingState, Replay, Saved};
-use super::layers::{self, Layer};
-use super::overlay::{Origin, Overlay, Piece};
+use super::layers::Layer;
+use super::overlay::{Origin, Overlay};
+use super::sealing::{LAYERS_MAX, Unsaved};
 use super::state::State;
 use super::storing::Running;
 use super::{Committed, Writer, Writes, commit, conflict, staging};
 
-/// Sealed layers of one file above which they are folded into one.
-const LAYERS_MAX: usize = 16;
-/// Bytes that are folded at most: they are copied in memory and written to the journal again.
-const FOLD_MAX: u64 = 4 << 20;
-/// Bytes compared at a time.
+/// Bytes brought back at a time.
 const CHUNK: u64 = 1 << 20;
 
 /// What of a file the journal has and the store has not.
@@ -70,176 +65,11 @@ pub struct Backlog {
     pub reason: Option<Error>,
 }
 
-/// What has to be written before a layer is in the journal.
-struct Unsaved {
-    serial: u64,
-    cut: u64,
-    size: u64,
-    pieces: Vec<Piece>,
-}
-
-impl Unsaved {
-    fn bytes(&self) -> u64 {
-        let held = |p: &&Piece| !matches!(p.from, Origin::Zero);
-        self.pieces.iter().filter(held).map(|p| p.range.end - p.range.start).sum()
-    }
-
-    /// The ranges, with the offsets that the bytes get in the blob.
-    fn ranges(&self) -> Vec<(Range<u64>, Option<u64>)> {
-        let mut at = 0;
-        let mut ranges = Vec::with_capacity(self.pieces.len());
-        for p in &self.pieces {
-            let zero = matches!(p.from, Origin::Zero);
-            push_range(&mut ranges, p.range.clone(), (!zero).then_some(at));
-            if !zero {
-                at += p.range.end - p.range.start;
-            }
-        }
-        ranges
-    }
-}
-
-/// Appends a range, joined to the last one where both are one stretch of the blob.
-fn push_range(ranges: &mut Vec<(Range<u64>, Option<u64>)>, range: Range<u64>, at: Option<u64>) {
-    if let Some((last, from)) = ranges.last_mut().filter(|(l, _)| l.end == range.start) {
-        let follows = match (*from, at) {
-            (Some(from), Some(at)) => from + (last.end - last.start) == at,
-            (from, at) => from == at,
-        };
-        if follows {
-            last.end = range.end;
-            return;
-        }
-    }
-    ranges.push((range, at));
-}
-
 /// A record that is about to be written.
 struct Draft {
     live: Live,
     fresh: Vec<(Arc<Blob>, Vec<Bytes>)>,
     new_file: bool,
-}
-
-impl State {
-    /// The layers that were acknowledged, from the lowest.
-    fn sealed(&self, acked: &Acknowledged) -> usize {
-        let Some(last) = acked.serial else { return 0 };
-        self.layers.iter().take_while(|l| l.serial <= last).count()
-    }
-
-    /// Seals what is here. `None`: there is something in it that the journal cannot have.
-    fn seal(&mut self, id: u64) -> Option<(Acknowledged, Vec<Unsaved>)> {
-        if self.stream.is_some() || self.layers.iter().any(|l| !l.shipped.is_empty()) {
-            return None;
-        }
-        let size = self.size;
-        if !self.top().is_blank(size) {
-            self.push_layer();
-        }
-        let n = self.layers.len() - 1;
-        let ends: Vec<u64> = self.layers[1..].iter().map(|l| l.born).collect();
-        let mut unsaved = Vec::new();
-        for (layer, size) in self.layers[..n].iter_mut().zip(ends) {
-            layer.sealed = true;
-            if layer.saved.is_some() {
-                continue;
-            }
-            layer.overlay.freeze();
-            let mut pieces = Vec::new();
-            for range in layer.overlay.dirty().iter() {
-                layer.overlay.pieces(range, &mut pieces);
-            }
-            if !pieces.iter().all(|p| matches!(p.from, Origin::Memory(_) | Origin::Staged(_) | Origin::Zero)) {
-                return None;
-            }
-            unsaved.push(Unsaved { serial: layer.serial, cut: layer.cut, size, pieces });
-        }
-        let before = self.acked.as_ref();
-        let acked = Acknowledged {
-            generation: self.generation,
-            serial: self.layers[..n].last().map(|l| l.serial),
-            size,
-            object: self.object.clone(),
-            since: before.map_or_else(SystemTime::now, |a| a.since),
-            attempts: 0,
-            state: before.map(|a| a.state).filter(|s| *s == PendingState::Uploading).unwrap_or(PendingState::Queued),
-            reason: None,
-        };
-        self.id = Some(id);
-        Some((acked, unsaved))
-    }
-
-    /// The record of what was acknowledged; `None` when a layer of it is not in the journal.
-    fn live(&self, id: u64, acked: &Acknowledged) -> Option<Live> {
-        let layers = &self.layers[..self.sealed(acked)];
-        Some(Live {
-            id,
-            key: self.key.clone(),
-            base: self.base.clone(),
-            since: acked.since,
-            size: acked.size,
-            layers: layers.iter().map(|l| l.saved.clone()).collect::<Option<_>>()?,
-            object: acked.object.clone(),
-            condition: self.condition.clone(),
-            attempts: acked.attempts,
-            parked: acked.state == PendingState::Parked,
-            reason: acked.reason.as_ref().map(Error::to_string),
-            seq: 0,
-            segment: 0,
-        })
-    }
-
-    /// Folds the sealed layers that no commit is about, where they are many and in memory.
-    fn fold(&mut self, io: &Writes) {
-        let first = self.running.as_ref().map_or(0, |f| f.layers);
-        let end = self.acked.as_ref().map_or(0, |a| self.sealed(a));
-        if end.saturating_sub(first) < LAYERS_MAX {
-            return;
-        }
-        let layers = &self.layers[first..end];
-        let bytes: u64 = layers.iter().flat_map(|l| l.dirty().iter().map(|r| r.end - r.start)).sum();
-        if bytes > FOLD_MAX || layers.iter().any(|l| l.evicted || l.overlay.file().is_some()) {
-            return;
-        }
-        let mut folded = Overlay::default();
-        let mut cut = u64::MAX;
-        for layer in layers {
-            folded.truncate(layer.cut);
-            cut = cut.min(layer.cut);
-            let mut pieces = Vec::new();
-            for range in layer.overlay.dirty().iter() {
-                layer.overlay.pieces(range, &mut pieces);
-            }
-            for piece in pieces {
-                let taken = match &piece.from {
-                    Origin::Memory(bytes) => folded.write(piece.range.start, bytes, &io.rooms, usize::MAX),
-                    _ => {
-                        folded.punch(piece.range);
-                        true
-                    }
-                };
-                if !taken {
-                    return;
-                }
-            }
-        }
-        folded.freeze();
-        let last = &layers[layers.len() - 1];
-        let (born, serial) = (layers[0].born, last.serial);
-        let layer = Layer { overlay: folded, cut, born, serial, sealed: true, ..Layer::default() };
-        self.layers.splice(first..end, [layer]);
-    }
-
-    /// Gives the memory and the staging files of layers up that the journal has.
-    fn evict(&mut self, all: bool) {
-        for layer in self.layers.iter_mut().filter(|l| l.sealed && l.saved.is_some() && !l.evicted) {
-            if all || layer.overlay.file().is_some() {
-                layer.overlay = Overlay::default();
-                layer.evicted = true;
-            }
-        }
-    }
 }
 
 impl Writer {
@@ -635,79 +465,18 @@ impl Writer {
         job.background = true;
         Ok(Some(job))
     }
-
-    /// Whether the object that is there holds what was acknowledged, because an earlier commit of it arrived. When it
-    /// holds only the lower layers, it becomes the base, and the error is one that another attempt mends.
-    async fn recognise(&self) -> Result<Option<Committed>> {
-        let (key, n, sizes) = {
-            let s = self.state.lock();
-            let n = s.running.as_ref().map_or(0, |f| f.layers);
-            let mut sizes: Vec<u64> = s.layers[..n].iter().skip(1).map(|l| l.born).collect();
-            sizes.push(s.acked.as_ref().map_or(s.size, |a| a.size));
-            (s.key.clone(), n, sizes)
-        };
-        let meta = self.io.s3.head(&key, None).await?;
-        let there = Object::of(&key, &meta);
-        for k in (1..=n.max(1)).rev() {
-            if sizes[k - 1] != there.size || !self.holds(&there, k.min(n)).await? {
-                continue;
-            }
-            if k >= n {
-                tracing::info!("{key:?} was stored before the journal knew of it");
-                let stored = Stored {
-                    etag: meta.etag.clone(),
-                    version: meta.version.clone(),
-                    last_modified: meta.last_modified,
-                };
-                return Ok(Some(Committed { object: there, stored, headers_pending: false, beside: false }));
-            }
-            let mut s = self.state.lock();
-            s.base = Some(there);
-            s.condition = Condition::None;
-            return Err(Error::new(Kind::Unavailable, "store object: an earlier commit of it arrived").with_key(&key));
-        }
-        Ok(None)
-    }
-
-    /// Whether `there` has the bytes of the lowest `k` layers.
-    async fn holds(&self, there: &Object, k: usize) -> Result<bool> {
-        let ranges: Vec<Range<u64>> = {
-            let s = self.state.lock();
-            let dirty = layers::dirty(&s.layers[..k]);
-            dirty.iter().map(|r| r.start..r.end.min(there.size)).filter(|r| r.start < r.end).collect()
-        };
-        for range in ranges {
-            let mut at = range.start;
-            while at < range.end {
-                let part = at..range.end.min(at + CHUNK);
-                let pieces = {
-                    let s = self.state.lock();
-                    let mut pieces = Vec::new();
-                    layers::collect(&s.layers[..k], s.base_size(), part.clone(), &mut pieces);
-                    pieces
-                };
-                let (ours, _lease) = self.io.gather(None, &pieces).await?;
-                let theirs = self.io.reads.range(there, part.clone()).await?;
-                let mut rest = &theirs[..];
-                for piece in &ours.0 {
-                    let Some((head, tail)) = rest.split_at_checked(piece.len()).filter(|(h, _)| *h == &piece[..])
-                    else {
-                        return Ok(false);
-                    };
-                    let _ = head;
-                    rest = tail;
-                }
-                if !rest.is_empty() {
-                    return Ok(false);
-                }
-                at = part.end;
-            }
-        }
-        Ok(true)
-    }
 }
 
 impl Writes {
+    /// The journal will not bring anything back that was stored before: what it was told of that is on the disk.
+    pub async fn settled(&self) {
+        if let Some(journal) = self.settings.journal.as_ref().filter(|_| self.settings.writeback)
+            && let Err(e) = journal.barrier().await
+        {
+            tracing::warn!("{e}");
+        }
+    }
+
     /// The files that a former process left in the journal, each with whether it is a change of an object.
     pub fn replay(self: &Arc<Self>, replay: Replay) -> Vec<(Arc<Writer>, bool)> {
         let writer = |live: Live| {

@@ -93,7 +93,12 @@ async fn attributes(io: &Arc<Writes>, job: &Job) -> Result<Option<Stored>> {
     let write = Write::Copy(&source, &directive);
     let copied = io.conditional(&job.key, job.condition.clone(), write).await;
     match copied {
-        Ok(stored) => Ok(Some(stored)),
+        Ok(stored) => {
+            if let Err(e) = io.s3.settle_copied_tags(&job.key, &job.object.tags).await {
+                tracing::warn!("the tags of an object may be lost: {e}");
+            }
+            Ok(Some(stored))
+        }
         Err(e) if e.kind() == Kind::Unsupported => Ok(None),
         Err(e) => Err(base_error(e, base)),
     }

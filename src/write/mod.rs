@@ -36,6 +36,8 @@ mod orphans;
 mod overlay;
 pub mod plan;
 pub mod ranges;
+mod recognise;
+mod sealing;
 mod staging;
 mod state;
 mod storing;

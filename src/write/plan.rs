@@ -320,4 +320,86 @@ mod tests {
             prop_assert_eq!(at, size);
         }
     }
+
+    /// Clean ranges as several sources make them: some touch each other, some have gaps between them.
+    fn sources() -> impl Strategy<Value = (Vec<Range<u64>>, u64)> {
+        (proptest::collection::vec((0u64..40, 1u64..90), 0..10), 0u64..60).prop_map(|(cuts, tail)| {
+            let mut at = 0;
+            let mut clean = Vec::new();
+            for (gap, len) in cuts {
+                // Half of them touch.
+                let start = at + gap.saturating_sub(20);
+                clean.push(start..start + len);
+                at = start + len;
+            }
+            (clean, at + tail)
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+        /// As few bytes and requests as the limits allow, up to what a smallest part costs on each side of a change.
+        #[test]
+        fn plans_are_cheap(
+            (clean, size) in sources(),
+            min_part in 1u64..12,
+            part_extra in 0u64..12,
+            max_extra in 0u64..60,
+            equal_parts: bool,
+            part_copy: bool,
+        ) {
+            let limits = Limits {
+                min_part,
+                max_part: 2 * min_part + part_extra + max_extra,
+                max_parts: 10_000,
+                part_size: min_part + part_extra,
+                max_object: u64::MAX,
+                single_put: 0,
+                part_copy,
+                equal_parts,
+            };
+            let planned = match super::plan(&clean, size, &limits).unwrap() {
+                Plan::Put => {
+                    prop_assert_eq!(size, 0);
+                    return Ok(());
+                }
+                Plan::Parts(p) => p,
+            };
+            let part = limits.part_size;
+            let (sent, n) = (sent(&planned), planned.len() as u64);
+            let copied = size - sent;
+            for p in &planned {
+                if let PlannedPart::Copy(r) = p {
+                    // From one place of one object, never across two.
+                    prop_assert!(part_copy && clean.iter().any(|c| c.start <= r.start && r.end <= c.end));
+                }
+            }
+            let ranges = clean.len() as u64;
+            let bytes: u64 = clean.iter().map(|c| c.end - c.start).sum();
+            let changed = size - bytes;
+            if !part_copy {
+                prop_assert_eq!(sent, size);
+                prop_assert!(n <= size.div_ceil(part));
+            } else if equal_parts {
+                // Only parts that hold an end of a range are sent without need.
+                prop_assert!(sent <= changed + 2 * part * (ranges + 1), "{} bytes of {}", sent, changed);
+                prop_assert_eq!(n, size.div_ceil(part));
+            } else {
+                prop_assert!(sent <= changed + 2 * min_part * ranges, "{} bytes of {}", sent, changed);
+                let copy = limits.max_part.clamp(part, COPY_PART);
+                prop_assert!(n <= 2 * ranges + 1 + sent / part + copied / copy, "{} parts", n);
+                for c in &clean {
+                    let len = c.end - c.start;
+                    let used: u64 = planned
+                        .iter()
+                        .map(|p| match p {
+                            PlannedPart::Copy(r) if c.start <= r.start && r.end <= c.end => r.end - r.start,
+                            _ => 0,
+                        })
+                        .sum();
+                    prop_assert!(len < 2 * min_part || used + min_part >= len, "{:?} is sent: {:?}", c, planned);
+                }
+            }
+        }
+    }
 }

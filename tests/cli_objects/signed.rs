@@ -102,3 +102,32 @@ fn what_no_token_service_takes_is_not_sent() {
     }
     assert!(place.server.log().is_empty());
 }
+
+// XOS-STS-04, XOS-STS-09 to XOS-STS-12
+#[test]
+fn temporary_keys_work_and_are_printed_in_three_forms() {
+    let place = Place::new();
+    place.put("k", "hello");
+    let role = xosfs::demo::ROLE;
+    let take = |more: &[&str]| {
+        let mut args =
+            vec!["sts", "assume-role", role, "--preset", "read-write", "--on", "s3://bucket", "--duration", "15m"];
+        args.extend(more);
+        place.ok(&args)
+    };
+    let shell = take(&[]);
+    let names: Vec<_> = shell.lines().map(|l| l.split('=').next().unwrap().to_owned()).collect();
+    assert_eq!(names, ["export AWS_ACCESS_KEY_ID", "export AWS_SECRET_ACCESS_KEY", "export AWS_SESSION_TOKEN"]);
+    let bash = format!("{shell}'{}' cp s3://bucket/k -", env!("CARGO_BIN_EXE_xosfs"));
+    let mut command = super::clean("bash");
+    let ran = super::ran(command.args(["-c", &bash]).env("AWS_ENDPOINT_URL", place.server.endpoint()));
+    assert_eq!((ran.code, &*ran.out), (Some(0), "hello"), "{ran:?}");
+    let whole: serde_json::Value = serde_json::from_str(&take(&["--json"])).unwrap();
+    assert!(whole["Credentials"]["SessionToken"].as_str().is_some_and(|t| !t.is_empty()));
+    let process: serde_json::Value = serde_json::from_str(&take(&["--format", "process"])).unwrap();
+    assert_eq!(process["Version"], 1);
+    assert!(process["Expiration"].as_str().is_some_and(|t| t.parse::<jiff::Timestamp>().is_ok()), "{process}");
+    let told = place.fails(1, &["sts", "assume-role", "arn:aws:iam:::role/none"]);
+    let keys = place.server.keys();
+    assert!(told.starts_with("assume role") && !told.contains(&keys.secret_key), "{told}");
+}

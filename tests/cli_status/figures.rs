@@ -132,6 +132,9 @@ fn flush_stores_what_is_open_and_says_what_it_could_not() {
     place.mount(&server, "bucket", "retries=0");
     ok(&place.dir, "exec 3>open; printf hello >&3; $XOSFS flush .; sleep 0");
     assert_eq!(&server.store().get("bucket", "open").unwrap()[..], b"hello");
+    // Attributes wait for others of their kind; not here.
+    ok(&place.dir, "chmod 600 open; $XOSFS flush .");
+    assert_eq!(server.counts().get("CopyObject"), Some(&1));
     server.knobs().fail(Rule::new("PutObject", Action::Status(403, "AccessDenied".into())).key("denied").always());
     let script = "exec 3>denied 4>fine; printf 1 >&3; printf 2 >&4
         code=0; $XOSFS flush . || code=$?

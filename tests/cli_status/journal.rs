@@ -100,6 +100,9 @@ fn what_a_dead_daemon_left_is_found_without_it() {
     }
     let json = journal(&["ls", "--state-dir", state, "--json"]).json();
     assert_eq!(json["left"][0]["pending"][0]["key"], "p/refused");
+    // The record of the dead daemon tells where to look.
+    let all = run(xosfs().arg("status"));
+    assert!(all.code == Some(1) && all.out.contains(&format!("#{id} p/refused (9 B)")), "{all:?}");
     let ran = journal(&["retry", "--state-dir", state, &id]);
     assert!(ran.code == Some(1) && ran.err.contains("no daemon that could store it"), "{ran:?}");
     let saved = place.path("saved");

@@ -135,3 +135,8 @@ fn pjdfstest_fails_only_where_an_object_store_has_to() {
 fn pjdfstest_fails_only_where_an_object_store_has_to_without_memory() {
     conforms(&["metadata_ttl=0", "negative_ttl=0"]);
 }
+
+#[test]
+fn pjdfstest_fails_only_where_an_object_store_has_to_with_writeback() {
+    conforms(&["writeback"]);
+}

@@ -99,6 +99,48 @@ async fn last_commit_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn on_conflict_decides_about_newer_versions() {
+    let truncate = OpenMode::of_flags(libc::O_WRONLY | libc::O_TRUNC);
+    for what in ["changed", "emptied", "new"] {
+        for option in ["fail", "keep_both"] {
+            let w = world();
+            let m = w.mount_with(&format!("on_conflict={option},metadata_ttl=0,negative_ttl=0"));
+            if what != "new" {
+                w.put("d/f.txt", "start");
+            } else {
+                w.put("d/other", "");
+            }
+            let fh = match what {
+                "changed" => m.open("d/f.txt", read_write()).await.unwrap().fh,
+                "emptied" => m.open("d/f.txt", truncate).await.unwrap().fh,
+                _ => m.create("d/f.txt", read_write()).await.unwrap(),
+            };
+            m.put_at(fh, 0, b"ours!").await.unwrap();
+            w.put("d/f.txt", "theirs, newer");
+            let closed = m.0.flush(fh, std::process::id()).await;
+            if option == "fail" {
+                assert_eq!(closed.unwrap_err().errno(), libc::ESTALE, "{what}");
+                let _ = m.0.release(fh).await;
+                assert_eq!(m.read("d/f.txt").await.unwrap(), "theirs, newer", "{what}");
+                assert_eq!(w.keys().len(), if what == "new" { 2 } else { 1 });
+                continue;
+            }
+            closed.unwrap();
+            if what == "changed" {
+                assert_eq!(m.at(fh, 0, 100).await.unwrap(), "ours!", "the handle goes on with ours");
+            }
+            let _ = m.0.release(fh).await;
+            let beside = w.keys().into_iter().find(|k| k.contains("(conflict ")).unwrap();
+            assert_eq!((w.get("d/f.txt").unwrap(), w.get(&beside).unwrap()), ("theirs, newer".into(), "ours!".into()));
+            assert_eq!(m.read("d/f.txt").await.unwrap(), "theirs, newer", "{what}");
+            assert_eq!(m.stat("d/f.txt").await.unwrap().attr.size, 13);
+            assert_eq!(m.read(&beside).await.unwrap(), "ours!");
+            assert!(m.ls("d").await.contains(&beside[2..].to_owned()));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_staging_directory_is_enospc() {
     let w = world();
     // A directory that takes nothing, as a full one: /dev/full is no directory, and only root can mount a small tmpfs.

@@ -110,6 +110,38 @@ fn appends_of_processes_neither_overlap_nor_tear() {
     mount.umount();
 }
 
+// R5, R15
+#[test]
+fn processes_that_write_into_one_file_do_not_lose_each_others_bytes() {
+    let (server, _alone) = start();
+    let mount = TestMount::new(&server);
+    let script = r#"
+BLOCK, COUNT, PROCESSES = 10007, 60, 4
+children = []
+for process in range(PROCESSES):
+    child = os.fork()
+    if child == 0:
+        f = os.open('shared', os.O_CREAT | os.O_RDWR)
+        for i in range(process, COUNT, PROCESSES):
+            os.pwrite(f, bytes([i]) * BLOCK, i * BLOCK)
+            if i % 7 == 0: os.fsync(f)
+            assert os.pread(f, BLOCK, i * BLOCK) == bytes([i]) * BLOCK, i
+            if i % 5 == 0:
+                os.close(f)
+                f = os.open('shared', os.O_RDWR)
+        os.close(f)
+        os._exit(0)
+    children.append(child)
+for child in children:
+    assert os.waitpid(child, 0)[1] == 0
+"#;
+    python(&mount, script);
+    let expected: Vec<u8> = (0..60).flat_map(|i| [i; 10007]).collect();
+    assert!(fs::read(mount.join("shared")).unwrap() == expected, "on the mount");
+    assert!(server.get("shared") == expected, "in the bucket");
+    mount.umount();
+}
+
 #[repr(align(4096))]
 struct Aligned([u8; 16384]);
 

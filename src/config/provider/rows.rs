@@ -124,6 +124,7 @@ const GENERIC_ROW: Provider = Provider {
     region: "us-east-1",
     conditional_put: true,
     conditional_copy: true,
+    copy_keeps_tags: false,
     part_copy: true,
     checksum: Checksum::Crc32c,
     batch_delete: true,
@@ -279,6 +280,7 @@ pub static CEPH: Provider = Provider {
 
 pub static MINIO: Provider = Provider {
     name: "minio",
+    copy_keeps_tags: true,
     title: "MinIO",
     hosts: &["play.min.io"],
     addressing: Addressing::Path,
@@ -292,6 +294,7 @@ pub static MINIO: Provider = Provider {
 
 pub static AWS: Provider = Provider {
     name: "aws",
+    copy_keeps_tags: true,
     title: "Amazon S3",
     hosts: &["*.REGION.amazonaws.com", "*.REGION.amazonaws.com.cn", "*.amazonaws.com"],
     tags: TagLimits { reserved: "aws:", ..PLAIN_TAGS },

@@ -39,7 +39,9 @@ fn journals(state_dir: &Path) -> Result<Vec<PathBuf>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(trouble("read", &base, &e)),
     };
-    let mut dirs: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| identity(p).is_some()).collect();
+    // Others are what is left of journals that were taken over.
+    let number = |p: &PathBuf| p.to_string_lossy().rsplit_once('-').is_some_and(|(_, n)| n.parse::<u32>().is_ok());
+    let mut dirs: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(number).collect();
     dirs.sort();
     Ok(dirs)
 }
