@@ -275,7 +275,7 @@ impl Engine {
         let result = send.await;
         let stored = self.settle(&store.s3, key, &id, result).await?;
         if !object.tags.is_empty() {
-            store.s3.settle_tags(key, &object.tags).await?;
+            store.s3.settle_uploaded_tags(key, &object.tags).await?;
         }
         Ok(Moved { bytes: size, etag: Some(stored.etag) })
     }
@@ -352,7 +352,7 @@ impl Engine {
         };
         self.closed(&id);
         if !object.tags.is_empty() {
-            store.s3.settle_tags(key, &object.tags).await?;
+            store.s3.settle_uploaded_tags(key, &object.tags).await?;
         }
         Ok(Moved { bytes, etag: Some(stored.etag) })
     }
