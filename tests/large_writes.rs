@@ -139,11 +139,14 @@ async fn the_largest_file_is_streamed_and_stored_with_growing_parts() {
     }
 }
 
+/// Offset and length of bytes that are written again.
+type Patch = (u64, usize);
+
 /// R23: what media and archive writers do at the end: WAV sizes at 4 and 40, the `mdat` size of MP4, the header of ELF,
 /// the directory at the end of ZIP.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_header_rewritten_at_the_end_costs_no_second_upload() {
-    let rewrites: [(&str, &[(u64, usize)], usize); 4] = [
+    let rewrites: [(&str, &[Patch], usize); 4] = [
         ("wav", &[(4, 4), (40, 4)], 0),
         ("mp4", &[(32, 16)], 70_000),
         ("elf", &[(0, 64), (64, 56 * 9)], 3000),

@@ -694,6 +694,7 @@ fn answered_but_not_noted(w: &World, change: impl Fn(&Daemon)) -> Daemon {
     d
 }
 
+// R89
 #[test]
 fn what_the_store_has_already_is_recognised() {
     let w = world();

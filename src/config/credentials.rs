@@ -243,6 +243,11 @@ impl Files {
     }
 }
 
+/// Whether the environment has a pair of keys.
+pub fn in_environment(env: &dyn Fn(&str) -> Option<String>) -> bool {
+    matches!(environment(env), Ok(Some(_)))
+}
+
 /// Region and endpoint of the profile, from the same files. A missing or broken file says nothing.
 pub fn profile_settings(profile: Option<&str>, env: &dyn Fn(&str) -> Option<String>) -> ProfileSettings {
     let profile = profile_name(profile, env);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::report::Report;
 use super::{Request, env, role};
-use crate::config::credentials::{self, Credentials};
+use crate::config::credentials::{self, Credentials, ProfileSettings};
 use crate::config::{Options, Provider, Source, options, provider};
 use crate::error::{Error, Kind, Result};
 use crate::s3::{self, ListQuery, S3};
@@ -32,11 +32,14 @@ pub fn settings(options: &Options, source: &Source, env: &dyn Fn(&str) -> Option
     let provider = Provider::find(options.provider, endpoint.as_deref());
     let region = options.region.clone().or_else(|| of_profile.region.clone());
     let region = region.unwrap_or_else(|| provider.region_of(endpoint.as_deref()));
-    let request = role::request(options, source, &of_profile, provider)?;
+    // Keys in the environment come before the profile, and so before its role.
+    let own = profile.is_none() && credentials::in_environment(env);
+    let role_profile = if own { ProfileSettings::default() } else { of_profile };
+    let request = role::request(options, source, &role_profile, provider)?;
     let credentials = if options.anonymous {
         Credentials::anonymous()
     } else {
-        let base = Credentials::find(of_profile.source_profile.as_deref().or(profile), env)?;
+        let base = Credentials::find(role_profile.source_profile.as_deref().or(profile), env)?;
         let place = role::Place { provider, endpoint: endpoint.as_deref(), region: &region };
         role::credentials(request, || role::service(options, &place), base)?
     };
@@ -275,6 +278,26 @@ mod tests {
         assert!(error.contains("`staging_dir`"), "{error}");
         let dir = tempfile::tempdir().unwrap();
         check_staging(&dir.path().join("a/b")).unwrap();
+    }
+
+    #[test]
+    fn a_profile_s_role_is_taken_unless_keys_are_in_the_environment() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config");
+        let text = "[default]\nrole_arn = arn:aws:iam:::role/r\nsource_profile = keys\n\
+                    [profile keys]\naws_access_key_id = a\naws_secret_access_key = b\n";
+        std::fs::write(&file, text).unwrap();
+        let source = |in_environment: bool| {
+            let env = |name: &str| match name {
+                "AWS_CONFIG_FILE" => Some(file.to_str().unwrap().to_owned()),
+                "HOME" => Some("/nonexistent".to_owned()),
+                "AWS_ACCESS_KEY_ID" | "AWS_SECRET_ACCESS_KEY" => in_environment.then(|| "x".to_owned()),
+                _ => None,
+            };
+            settings(&request().options, &request().source, &env).unwrap().credentials.source()
+        };
+        assert!(source(false).starts_with("role arn:aws:iam:::role/r with profile \"keys\""), "{}", source(false));
+        assert_eq!(source(true), "environment");
     }
 
     #[test]

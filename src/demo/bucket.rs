@@ -25,7 +25,7 @@ fn is_policy(text: &str) -> bool {
     let Ok(policy) = serde_json::from_str::<serde_json::Value>(text) else { return false };
     let effect = |s: &serde_json::Value| matches!(s.get("Effect").and_then(|e| e.as_str()), Some("Allow" | "Deny"));
     match policy.get("Statement") {
-        Some(serde_json::Value::Array(all)) => !all.is_empty() && all.iter().all(effect),
+        Some(serde_json::Value::Array(all)) => all.iter().all(effect),
         Some(one) => effect(one),
         None => false,
     }

@@ -32,6 +32,8 @@ use crate::s3::{ListQuery, Listed, ObjectId, Stored};
 
 /// A copy by its key, and what is known of it.
 type Copy = (Key, (Stored, Known));
+/// An attempt at a copy; `None`: not made, because another had failed.
+type Tried = Option<(Key, Result<(Stored, Known)>)>;
 
 /// Objects of a directory copied at a time.
 const PARALLEL: usize = 16;
@@ -366,7 +368,7 @@ impl Fs {
         // Copies under way are waited for, also when another has failed: one that is dropped may yet arrive at the
         // store, or leave an upload behind.
         let failed = AtomicBool::new(false);
-        let mut copies: Vec<BoxFuture<'_, Option<(Key, Result<(Stored, Known)>)>>> = Vec::with_capacity(work.len());
+        let mut copies: Vec<BoxFuture<'_, Tried>> = Vec::with_capacity(work.len());
         for (from, to, o) in work {
             let failed = &failed;
             copies.push(Box::pin(async move {

@@ -100,12 +100,7 @@ impl Fs {
         self.spawn(async move {
             fs.rest(SETTLE).await;
             let mut pause = FIRST_PAUSE;
-            loop {
-                match fs.upload_once(&inode, &mut pause).await {
-                    After::Again => {}
-                    After::End => break,
-                }
-            }
+            while let After::Again = fs.upload_once(&inode, &mut pause).await {}
             fs.inodes.unpin(inode.ino);
         });
     }
@@ -384,8 +379,7 @@ impl Fs {
         let fs = self.clone();
         self.spawn(async move {
             let mut pause = FIRST_PAUSE;
-            loop {
-                let Some(backlog) = writer.backlog().filter(|b| b.state != PendingState::Parked) else { break };
+            while let Some(backlog) = writer.backlog().filter(|b| b.state != PendingState::Parked) {
                 match writer.commit_acknowledged().await {
                     Ok(_) if writer.backlog().is_none() => {
                         fs.uploads.placeless.lock().remove(&backlog.id);

@@ -24,6 +24,8 @@ impl Mount {
     }
 }
 
+const POLICY: &str = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":"s3:GetObject","Resource":"arn:aws:s3:::bucket/*"}]}"#;
+
 /// The errno of the error that has to be there.
 #[track_caller]
 fn errno<T>(result: Result<T>) -> i32 {
@@ -400,7 +402,7 @@ async fn versions_and_settings_of_the_bucket_are_attributes() {
     assert_eq!(m.attribute("", "user.s3.bucket.tags").await.unwrap(), "team=a%26b");
     m.unset("", "user.s3.bucket.tags").await.unwrap();
     assert_eq!(errno(m.attribute("", "user.s3.bucket.tags").await), libc::ENODATA);
-    let policy = r#"{"Version":"2012-10-17","Statement":[]}"#;
+    let policy = POLICY;
     assert_eq!(errno(m.attribute("", "user.s3.bucket.policy").await), libc::ENODATA);
     m.set("", "user.s3.bucket.policy", policy).await.unwrap();
     assert_eq!(m.attribute("", "user.s3.bucket.policy").await.unwrap(), policy);
@@ -467,7 +469,7 @@ async fn every_attribute_costs_what_the_document_says() {
             "restore" => "3",
             "expires" => "Thu, 01 Jan 2032 00:00:00 GMT",
             "versioning" => "Suspended",
-            "policy" => r#"{"Version":"2012-10-17","Statement":[]}"#,
+            "policy" => POLICY,
             "cors" => r#"{"CORSRules":[{"AllowedMethods":["GET"],"AllowedOrigins":["*"]}]}"#,
             "lifecycle" => {
                 r#"{"Rules":[{"ID":"a","Filter":{"Prefix":""},"Status":"Enabled","Expiration":{"Days":1}}]}"#

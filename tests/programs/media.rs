@@ -34,7 +34,7 @@ fn a_muxer_moves_the_index_to_the_front() {
         "python3 - <<'PY'
 import os, random
 rnd = random.Random(7)
-for name, size in (('small.mp4', 3_000_000), ('large.mp4', 90_000_000)):
+for name, size in (('small.mp4', 3_000_000), ('large.mp4', 70_000_000)):
     index = rnd.randbytes(200_000)
     block = rnd.randbytes(1 << 20)
     out = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)

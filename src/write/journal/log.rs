@@ -333,8 +333,11 @@ impl Log {
     }
 }
 
+/// Blobs, and the bytes of each.
+pub(super) type Inline = (Vec<Arc<Blob>>, Vec<Vec<Bytes>>);
+
 /// The blobs of a file that are in segments, and their bytes.
-pub(super) fn inline_of(live: &Live) -> Result<(Vec<Arc<Blob>>, Vec<Vec<Bytes>>)> {
+pub(super) fn inline_of(live: &Live) -> Result<Inline> {
     let (mut blobs, mut pieces) = (Vec::new(), Vec::new());
     for blob in live.layers.iter().filter_map(|l| l.blob.as_ref()) {
         if matches!(blob.place(), Place::Segment { .. }) {

@@ -106,6 +106,9 @@ impl std::fmt::Display for Identity {
     }
 }
 
+/// Takes bytes one after the other.
+pub(in crate::write) type Sink<'a> = dyn FnMut(&[u8]) -> io::Result<()> + 'a;
+
 /// Where a pending file is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PendingState {
@@ -438,7 +441,7 @@ impl Journal {
     /// Writes a data file and syncs it; blocks. `pieces` hands out the bytes one after the other.
     pub(in crate::write) fn write_file(
         &self,
-        pieces: &mut dyn FnMut(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>,
+        pieces: &mut dyn FnMut(&mut Sink<'_>) -> io::Result<()>,
     ) -> io::Result<Arc<Blob>> {
         let name = self.data_name();
         let path = self.dir.join(&name);
@@ -596,10 +599,10 @@ fn keep_damaged(dir: &Path) {
 
 /// Bytes of the disk that are free for us.
 fn free(dir: &Path) -> u64 {
-    statvfs(dir).map_or(u64::MAX, |s| s.blocks_available() as u64 * s.fragment_size() as u64)
+    statvfs(dir).map_or(u64::MAX, |s| s.blocks_available().saturating_mul(s.fragment_size()))
 }
 
 fn default_limit(dir: &Path) -> u64 {
-    let disk = statvfs(dir).map_or(u64::MAX, |s| s.blocks() as u64 * s.fragment_size() as u64);
+    let disk = statvfs(dir).map_or(u64::MAX, |s| s.blocks().saturating_mul(s.fragment_size()));
     LIMIT.min(disk / SHARE)
 }
