@@ -148,17 +148,20 @@ impl Stage<'_> {
     }
 }
 
+/// Names and contents.
+type Files = Vec<(&'static str, Vec<u8>)>;
+
 /// Objects there before; what is done.
 struct Scenario {
     name: &'static str,
-    before: fn(Sizes) -> Vec<(&'static str, Vec<u8>)>,
+    before: fn(Sizes) -> Files,
     run: fn(&Stage<'_>) -> Outcome<()>,
     /// The change is one object: an error of a request that was not carried out leaves everything as it was.
     atomic: bool,
     /// Done again after a failure it has the same result.
     repeatable: bool,
     /// States a failure may leave besides the old and the new one.
-    between: fn(Sizes) -> Vec<(&'static str, Vec<u8>)>,
+    between: fn(Sizes) -> Files,
 }
 
 const NEW: i32 = libc::O_CREAT | libc::O_TRUNC;
@@ -311,7 +314,6 @@ const SCENARIOS: &[Scenario] = &[
         between: |z| vec![("f.new", bytes(2, z.small))],
         atomic: false,
         repeatable: false,
-        ..PLAIN
     },
     Scenario {
         name: "rename_directory",

@@ -358,7 +358,7 @@ impl Library {
         self.find(path).await?.ok_or_else(|| Error::from(Kind::NotFound))
     }
 
-    async fn place<'a>(&self, path: &'a str) -> xosfs::Result<(Ino, Name)> {
+    async fn place(&self, path: &str) -> xosfs::Result<(Ino, Name)> {
         let (dir, last) = Library::split(path);
         Ok((self.entry(dir).await?.ino, Name::parse(OsStr::new(last))?))
     }
