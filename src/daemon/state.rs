@@ -139,6 +139,8 @@ impl State {
     pub fn remove(&self) {
         if State::read(&self.dir).is_some_and(|s| s.pid == self.pid && s.start == self.start) {
             let _ = fs::remove_file(file_of(&self.dir, "json"));
+            // What a daemon that was killed left.
+            let _ = fs::remove_file(self.socket());
         }
     }
 
