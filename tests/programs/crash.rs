@@ -33,9 +33,12 @@ impl Worker {
     /// Lets it work until it has printed `lines`, and a little into the next; the last line.
     fn until(&self, lines: usize, more: Duration) -> String {
         let patience = Duration::from_secs(60);
-        let last = (0..lines).map(|_| self.lines.recv_timeout(patience).expect("the program goes on")).last();
+        let mut last = String::new();
+        for _ in 0..lines {
+            last = self.lines.recv_timeout(patience).expect("the program goes on");
+        }
         std::thread::sleep(more);
-        last.unwrap_or_default()
+        last
     }
 
     /// What it printed before the end, after what was taken already.
