@@ -274,13 +274,7 @@ impl Engine {
         };
         let result = send.await;
         let stored = self.settle(&store.s3, key, &id, result).await?;
-<<<<<<< HEAD
         store.s3.settle_uploaded_tags(key, &object.tags).await?;
-=======
-        if !object.tags.is_empty() {
-            store.s3.settle_uploaded_tags(key, &object.tags).await?;
-        }
->>>>>>> main
         Ok(Moved { bytes: size, etag: Some(stored.etag) })
     }
 
@@ -355,13 +349,7 @@ impl Engine {
             Ok(done) => done,
         };
         self.closed(&id);
-<<<<<<< HEAD
         store.s3.settle_uploaded_tags(key, &object.tags).await?;
-=======
-        if !object.tags.is_empty() {
-            store.s3.settle_uploaded_tags(key, &object.tags).await?;
-        }
->>>>>>> main
         Ok(Moved { bytes, etag: Some(stored.etag) })
     }
 
