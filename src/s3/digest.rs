@@ -36,9 +36,10 @@ pub enum Checksum {
     ContentMd5,
 }
 
-/// A body of at least this many bytes is digested on a thread of its own: a millisecond with CRC32C.
-const CRC_APART: u64 = 8 << 20;
-/// The same for MD5, which is fifteen times slower.
+/// A body of at least this many bytes is digested on a thread of its own: some milliseconds with CRC32C. A part of
+/// ordinary size is not, for each thread has memory of its own.
+const CRC_APART: u64 = 64 << 20;
+/// MD5 is fifteen times slower.
 const MD5_APART: u64 = 512 << 10;
 
 /// What an action has to do with digests.
