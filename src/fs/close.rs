@@ -13,7 +13,7 @@ use tracing::{error, warn};
 
 use super::Fs;
 use super::attr::Facts;
-use super::handle::Fh;
+use super::handle::{Fh, FileHandle};
 use super::inode::{Ino, Inode};
 use super::kept::Known;
 use crate::error::{Kind, Result};
@@ -182,7 +182,20 @@ impl Fs {
     /// The last descriptor is closed. Stores what no flush did (NFS, a process that died while mapping); an error
     /// here reaches only the log.
     pub async fn release(self: &Arc<Self>, fh: Fh) -> Result<()> {
+        let closed = self.close_handle(fh)?;
+        self.released(closed).await
+    }
+
+    /// The first half of [`Fs::release`], done before the next call of the kernel is looked at: a file that a program
+    /// has closed does not count as open to the unlink that follows, whichever of the two tasks runs first.
+    pub fn close_handle(&self, fh: Fh) -> Result<Arc<FileHandle>> {
         let handle = self.handles.remove_file(fh)?;
+        handle.inode.state.lock().handles.retain(|h| !std::ptr::eq(h.as_ptr(), Arc::as_ptr(&handle)));
+        Ok(handle)
+    }
+
+    /// The second half.
+    pub async fn released(self: &Arc<Self>, handle: Arc<FileHandle>) -> Result<()> {
         let inode = handle.inode.clone();
         let last_writer = {
             let mut state = inode.state.lock();

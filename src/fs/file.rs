@@ -269,6 +269,11 @@ impl Fs {
                     return Ok(w);
                 }
             }
+            // A self-copy that is under way knows of no writer: what one stored meanwhile would be undone by it.
+            let _changing = inode.changing.lock().await;
+            if inode.state.lock().writer.is_some() {
+                continue;
+            }
             let key = self.inodes.key(inode.ino)?;
             let told = {
                 let state = inode.state.lock();

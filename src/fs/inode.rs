@@ -71,7 +71,7 @@ pub struct State {
     /// A task is storing what was acknowledged, or waits to.
     pub uploading: bool,
     /// Tags and ACL, as far as they are known.
-    pub learnt: Option<super::kept::Learnt>,
+    pub learnt: Option<Box<super::kept::Learnt>>,
     /// The writer's object lacks the tags and the ACL that the stored one has: they are asked for before the commit.
     pub keeps_unasked: bool,
 }

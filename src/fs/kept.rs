@@ -108,11 +108,11 @@ impl State {
         let now = Instant::now();
         let old = self.learnt.take().filter(|l| l.etag == etag);
         let (tags, acl) = old.map_or((None, None), |l| (l.tags, l.acl));
-        self.learnt = Some(Learnt {
+        self.learnt = Some(Box::new(Learnt {
             etag,
             tags: known.tags.map(|tags| (now, tags)).or(tags),
             acl: known.acl.map(|acl| (now, acl)).or(acl),
-        });
+        }));
     }
 }
 

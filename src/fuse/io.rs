@@ -53,7 +53,8 @@ impl Adapter {
 
     pub(super) fn release_file(&self, fh: FileHandle, reply: ReplyEmpty) {
         let fs = self.fs.clone();
-        self.spawn("release", None, reply, async move { fs.release(Fh(fh.0)).await }, |_, reply, ()| reply.ok());
+        let closed = fs.close_handle(Fh(fh.0));
+        self.spawn("release", None, reply, async move { fs.released(closed?).await }, |_, reply, ()| reply.ok());
     }
 
     pub(super) fn allocate_file(&self, fh: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {

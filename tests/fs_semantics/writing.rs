@@ -2,6 +2,8 @@
 
 use super::*;
 
+use std::time::Duration;
+
 use xosfs::demo::{Action, Rule};
 
 fn denied() -> Action {
@@ -140,41 +142,37 @@ async fn on_conflict_decides_about_newer_versions() {
     }
 }
 
+// R47: the kernel tells of a close after the program was told that it is done.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_staging_directory_is_enospc() {
+async fn a_closed_file_is_deleted_at_once_though_its_release_is_still_to_come() {
+    for mode in [read_only(), read_write()] {
+        let w = world();
+        w.put("f", "old");
+        let m = w.mount();
+        let fh = m.open("f", mode).await.unwrap().fh;
+        m.0.flush(fh, std::process::id()).await.unwrap();
+        let closed = m.0.close_handle(fh).unwrap();
+        m.unlink("f").await.unwrap();
+        assert!(w.keys().is_empty());
+        m.0.released(closed).await.unwrap();
+        assert!(w.keys().is_empty() && m.find("f").await.unwrap().is_none());
+    }
+}
+
+// R10 R53
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_opened_while_its_attributes_are_being_copied_keeps_what_is_written() {
     let w = world();
-    // A directory that takes nothing, as a full one: /dev/full is no directory, and only root can mount a small tmpfs.
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: needs root for a small tmpfs");
-        return;
-    }
-    let dir = common::temp_dir();
-    let small = dir.path().join("small");
-    std::fs::create_dir(&small).unwrap();
-    let flags = nix::mount::MsFlags::empty();
-    if let Err(e) = nix::mount::mount(Some("tmpfs"), &small, Some("tmpfs"), flags, Some("size=8m")) {
-        eprintln!("skipped: cannot mount a tmpfs: {e}");
-        return;
-    }
-    let m = w.mount_with(&format!("memory=64M,stream_after=1G,staging_dir={}", small.display()));
-    w.put("big", vec![b'o'; 1 << 20]);
-    let fh = m.open("big", read_write()).await.unwrap().fh;
-    let chunk = vec![b'x'; 1 << 20];
-    let mut failed = None;
-    for i in 0..256_u64 {
-        // Every other megabyte, so that nothing can be uploaded before the end.
-        if let Err(e) = m.put_at(fh, i * 2 * MIB, &chunk).await {
-            failed = Some((i, e));
-            break;
-        }
-    }
-    let full = failed.map(|(i, e)| (i < 200, e.errno(), e.to_string()));
-    let released = m.0.release(fh).await;
-    drop(m);
-    let unmounted = nix::mount::umount2(&small, nix::mount::MntFlags::MNT_DETACH);
-    let (bounded, errno, text) = full.expect("a full disk is noticed at the write");
-    assert!(bounded);
-    assert_eq!(errno, libc::ENOSPC, "{text}");
-    drop(released);
-    unmounted.unwrap();
+    w.put("f", "old");
+    let m = w.mount();
+    let ino = m.stat("f").await.unwrap().ino;
+    let change = xosfs::fs::setattr::Change { perm: Some(0o600), ..Default::default() };
+    w.server.knobs().fail(Rule::new("CopyObject", Action::Stall(Duration::from_millis(1500))));
+    m.0.setattr(ino, None, change).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    assert_eq!(w.server.knobs().hits(), 1, "the copy is under way");
+    m.write("f", b"new content").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(w.get("f").unwrap(), "new content");
+    assert_eq!(m.read("f").await.unwrap(), "new content");
 }
