@@ -91,12 +91,15 @@ class Client:
     def delete(self, key):
         self.send("DELETE", key)
 
+    def copy(self, source, key):
+        self.send("PUT", key, headers={"x-amz-copy-source": f"/{self.bucket}/{source}"})
+
     def list(self, prefix):
-        """All keys below `prefix`, page after page."""
-        keys, query = [], {"list-type": "2", "prefix": prefix}
+        """All keys below `prefix` and their sizes, page after page."""
+        keys, query = {}, {"list-type": "2", "prefix": prefix}
         while True:
             text = self.send("GET", query=query)[1].decode()
-            keys += re.findall(r"<Key>(.*?)</Key>", text)
+            keys.update(zip(re.findall(r"<Key>(.*?)</Key>", text), map(int, re.findall(r"<Size>(.*?)</Size>", text))))
             token = re.search(r"<NextContinuationToken>(.*?)</NextContinuationToken>", text)
             if not token:
                 return keys
@@ -159,14 +162,14 @@ class Proxy(threading.Thread):
     def __init__(self, target, delay):
         super().__init__(daemon=True)
         self.target, self.delay, self.port = target, delay, None
-        self.counts, self.ready = collections.Counter(), threading.Event()
+        self.counts, self.sent, self.ready = collections.Counter(), 0, threading.Event()
         self.start()
         self.ready.wait(10)
 
     def take(self):
-        """What was counted since the last call."""
-        counts, self.counts = self.counts, collections.Counter()
-        return dict(counts)
+        """The requests and the MB of their bodies since the last call."""
+        counts, self.counts, sent, self.sent = self.counts, collections.Counter(), self.sent, 0
+        return dict(counts), sent / 1e6
 
     def run(self):
         asyncio.run(self.serve())
@@ -209,6 +212,7 @@ class Proxy(threading.Thread):
                 if not data:
                     return
                 left -= len(data)
+                self.sent += len(data)
                 writer.write(data)
                 await writer.drain()
 

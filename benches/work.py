@@ -6,7 +6,7 @@ import time
 
 from s3 import MIB, Client, parallel
 
-SMALL = bytes(range(256)) * 16
+SMALL = bytes(range(256)) * 32
 THREADS = 8
 PART = 8 * MIB
 
@@ -25,6 +25,12 @@ def percentile(values, share):
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
+def until(stored):
+    """Waits for the store, whatever close() promised: the same end for everybody."""
+    while not stored():
+        time.sleep(0.02)
+
+
 def write(p):
     blocks = [block(i) for i in range(p["mib"])]
     begun = time.monotonic()
@@ -37,13 +43,10 @@ def write(p):
         os.fsync(fd)
     os.close(fd)
     closed = time.monotonic() - begun
-    # The same end for everybody: the store has the object, whatever close() promised.
     if "client" in p:
         client = Client(**p["client"])
-        while client.size(p["key"]) != p["mib"] * MIB:
-            time.sleep(0.02)
-    seconds = time.monotonic() - begun
-    return {"value": p["mib"] * MIB / 1e6 / seconds, "seconds": seconds, "close_s": closed}
+        until(lambda: client.size(p["key"]) == p["mib"] * MIB)
+    return {"seconds": time.monotonic() - begun, "close_s": closed}
 
 
 def read(p):
@@ -83,24 +86,68 @@ def random_read(p):
 
 
 def create(p):
-    begun = time.monotonic()
-    os.makedirs(p["path"])
-    for i in range(p["count"]):
+    def one(i):
         with open(f"{p['path']}/f{i:05}", "wb", buffering=0) as f:
             f.write(SMALL)
-    if "client" in p:
-        client = Client(**p["client"])
-        while len([k for k in client.list(p["key"]) if "/f" in k]) < p["count"]:
-            time.sleep(0.02)
+
+    begun = time.monotonic()
+    os.makedirs(p["path"])
+    parallel(range(p["count"]), p["writers"], one)
+    closed = time.monotonic() - begun
+    until_tree(p, p["count"], p["count"] * len(SMALL))
+    return {"seconds": time.monotonic() - begun, "close_s": closed}
+
+
+def until_tree(p, count, size):
+    """Waits until so many objects with so many bytes are below the key."""
+    if "client" not in p:
+        return
+    client = Client(**p["client"])
+
+    def stored():
+        # s3fs makes empty objects first, and objects for directories.
+        sizes = [n for key, n in client.list(p["key"]).items() if not key.endswith("/")]
+        return len(sizes) >= count and sum(sizes) >= size
+
+    until(stored)
+
+
+def untar(p):
+    begun = time.monotonic()
+    os.makedirs(p["path"])
+    subprocess.run(["tar", "-xf", p["tar"], "-C", p["path"]], check=True)
+    closed = time.monotonic() - begun
+    until_tree(p, p["count"], p["bytes"])
+    return {"seconds": time.monotonic() - begun, "close_s": closed}
+
+
+def append(p):
+    return change(dict(p, at=p["mib"] * MIB, data=os.urandom(MIB)))
+
+
+def change(p):
+    """Writes into an object that is there, in its middle unless told otherwise."""
+    at, data = p.get("at", p["mib"] // 2 * MIB), p.get("data") or os.urandom(4096)
+    client = Client(**p["client"])
+    begun = time.monotonic()
+    fd = os.open(p["path"], os.O_WRONLY)
+    if os.pwrite(fd, data, at) != len(data):
+        raise OSError("a short write")
+    os.close(fd)
+    closed = time.monotonic() - begun
+    until(lambda: client.size(p["key"]) >= at + len(data) and client.get(p["key"], at, at + len(data)) == data)
     seconds = time.monotonic() - begun
-    return {"value": p["count"] / seconds, "seconds": seconds}
+    # What was there before is still there.
+    check(client.get(p["key"], 0, MIB), 0)
+    check(client.get(p["key"], (p["mib"] - 1) * MIB, p["mib"] * MIB), p["mib"] - 1)
+    return {"seconds": seconds, "close_s": closed}
 
 
 def read_small(p):
     begun = time.monotonic()
     for i in range(p["count"]):
         with open(f"{p['path']}/f{i:05}", "rb", buffering=0) as f:
-            if f.read(8192) != SMALL:
+            if f.read(len(SMALL) + 1) != SMALL:
                 raise OSError(f"wrong bytes in file {i}")
     seconds = time.monotonic() - begun
     return {"value": p["count"] / seconds, "seconds": seconds}
@@ -124,7 +171,7 @@ def client_write(p):
     begun = time.monotonic()
     client.upload(p["key"], -(-p["mib"] // per), lambda n: b"".join(blocks[(n - 1) * per:n * per]), THREADS)
     seconds = time.monotonic() - begun
-    return {"value": p["mib"] * MIB / 1e6 / seconds, "seconds": seconds, "close_s": seconds}
+    return {"seconds": seconds, "close_s": seconds}
 
 
 def client_read(p):
@@ -161,10 +208,9 @@ def client_random_read(p):
 def client_create(p):
     client = Client(**p["client"])
     begun = time.monotonic()
-    for i in range(p["count"]):
-        client.put(f"{p['key']}/f{i:05}", SMALL)
+    parallel(range(p["count"]), p["writers"], lambda i: client.put(f"{p['key']}/f{i:05}", SMALL))
     seconds = time.monotonic() - begun
-    return {"value": p["count"] / seconds, "seconds": seconds}
+    return {"seconds": seconds, "close_s": seconds}
 
 
 def client_read_small(p):
@@ -187,5 +233,5 @@ def client_listing(p):
 
 
 WORK = {f.__name__: f for f in (
-    write, read, random_read, create, read_small, listing, client_write, client_read, client_random_read,
-    client_create, client_read_small, client_listing)}
+    write, read, random_read, create, untar, append, change, read_small, listing, client_write, client_read,
+    client_random_read, client_create, client_read_small, client_listing)}
