@@ -260,12 +260,14 @@ fn seed() -> u64 {
 
 #[test]
 fn writeback_loses_nothing_however_often_it_is_killed() {
+    let _alone = common::alone();
     let result = run("writeback", kills(30), seed());
     eprintln!("{} kills, {} files compared, {} bytes, none lost", result.kills, result.checked, result.bytes);
 }
 
 #[test]
 fn the_default_mode_loses_nothing_however_often_it_is_killed() {
+    let _alone = common::alone();
     let result = run("log_level=info", kills(10), seed());
     eprintln!("{} kills, {} files compared, {} bytes, none lost", result.kills, result.checked, result.bytes);
 }

@@ -25,7 +25,7 @@ use crate::error::{Error, Kind, Result};
 use crate::key::{Key, Name};
 use crate::s3::{ETag, ObjectMeta};
 use crate::write::journal::{Pending, PendingState, Replay};
-use crate::write::{Acknowledge, Writer, is_passing};
+use crate::write::{Acknowledge, Committed, Writer, is_passing};
 
 /// How long a file that was closed waits before it is sent. Longer than a program takes from close to rename, also a
 /// slow one; shorter than anybody waits for another machine to see a file.
@@ -114,6 +114,32 @@ impl Fs {
         let _ = tokio::time::timeout(pause, kicked).await;
     }
 
+    /// Stores what was acknowledged, and nothing that was written since.
+    async fn commit_acknowledged(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        writer: &Arc<Writer>,
+    ) -> Result<Option<Committed>> {
+        // The object that is replaced now may be what others have copied from.
+        self.settle_copies(Some(inode)).await;
+        self.keep_tags_and_acl(inode, writer).await?;
+        writer.commit_acknowledged().await
+    }
+
+    /// Before a file that is open is unlinked: its object stays until the last close, and after a crash it shows again.
+    /// It must not show then what was there before the acknowledged content. Where the store does not take that, the
+    /// older object is all there is.
+    pub(super) async fn store_before_unlink(self: &Arc<Self>, inode: &Arc<Inode>, writer: &Arc<Writer>) {
+        if !inode.state.lock().stored || writer.backlog().is_none() {
+            return;
+        }
+        match self.commit_acknowledged(inode, writer).await {
+            Ok(Some(committed)) => self.committed(inode, writer, committed),
+            Ok(None) => {}
+            Err(e) => tracing::debug!("what was acknowledged is not stored before the file goes: {e}"),
+        }
+    }
+
     async fn upload_once(self: &Arc<Self>, inode: &Arc<Inode>, pause: &mut Duration) -> After {
         let Ok(slot) = self.uploads.slots.acquire().await else { return After::End };
         let writer = inode.state.lock().writer.clone();
@@ -121,13 +147,7 @@ impl Fs {
             inode.state.lock().uploading = false;
             return After::End;
         };
-        let done = async {
-            // The object that is replaced now may be what others have copied from.
-            self.settle_copies(Some(inode)).await;
-            self.keep_tags_and_acl(inode, &writer).await?;
-            writer.commit_acknowledged().await
-        };
-        let done = done.await;
+        let done = self.commit_acknowledged(inode, &writer).await;
         drop(slot);
         match done {
             Ok(committed) => {

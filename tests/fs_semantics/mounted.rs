@@ -6,6 +6,7 @@ use xosfs::demo::{Action, Rule};
 
 #[test]
 fn directory_sizes_and_links() {
+    let _alone = crate::common::alone();
     let server = TestServer::start();
     server.put("d/below/file", b"x");
     let mount = TestMount::new(&server);
@@ -16,6 +17,7 @@ fn directory_sizes_and_links() {
 // R45
 #[test]
 fn renameat2_flags() {
+    let _alone = crate::common::alone();
     let server = TestServer::start();
     let mount = TestMount::new(&server);
     mount.sh("echo a >a; echo b >b; ! mv -n a b || true; test -e a; cat b | grep -q b");
@@ -33,6 +35,7 @@ fn renameat2_flags() {
 
 #[test]
 fn allow_other_is_needed_for_others() {
+    let _alone = crate::common::alone();
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: only root can be somebody else");
         return;
@@ -67,6 +70,7 @@ fn allow_other_is_needed_for_others() {
 
 #[test]
 fn refusals_name_the_fix() {
+    let _alone = crate::common::alone();
     let server = TestServer::start();
     let Some(embedded) = server.embedded_server() else { return };
     server.put("seen", b"x");

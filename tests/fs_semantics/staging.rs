@@ -84,6 +84,7 @@ fn goes_on(mount: &TestMount, server: &TestServer, name: &str) {
 // R25 R120
 #[test]
 fn a_full_staging_directory_is_enospc() {
+    let _alone = crate::common::alone();
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: only root can make a small disk");
         return;
@@ -121,6 +122,7 @@ fn a_full_staging_directory_is_enospc() {
 // R120
 #[test]
 fn a_staging_directory_that_goes_away_stops_nobody_else() {
+    let _alone = crate::common::alone();
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: only root can make a small disk");
         return;
@@ -159,6 +161,7 @@ fn a_staging_directory_that_goes_away_stops_nobody_else() {
 // R11 R77
 #[test]
 fn a_used_up_quota_of_the_store_is_edquot() {
+    let _alone = crate::common::alone();
     let server = TestServer::start();
     let Some(embedded) = server.embedded_server() else { return };
     server.put("f", b"old");

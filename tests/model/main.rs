@@ -146,33 +146,41 @@ fn the_library_behaves_as_a_local_disk_while_it_streams() {
 
 #[test]
 fn a_mount_behaves_as_a_local_disk() {
-    campaign("mount", 2, &seeds(60), 60, &SMALL, &|| mounted(SMALL_MOUNT));
+    let _alone = common::alone();
+    campaign("mount", 1, &seeds(60), 60, &SMALL, &|| mounted(SMALL_MOUNT));
 }
 
 #[test]
 fn a_mount_with_streamed_files_behaves_as_a_local_disk() {
-    campaign("mount, streaming", 2, &seeds(4), 60, &LARGE, &|| mounted(LARGE_MOUNT));
+    let _alone = common::alone();
+    campaign("mount, streaming", 1, &seeds(4), 60, &LARGE, &|| mounted(LARGE_MOUNT));
 }
 
 /// Remounts, and daemons that are killed.
 // R72 R73 R74
 #[test]
 fn a_mount_that_ends_in_any_way_has_what_was_closed() {
-    campaign("mount, killed", 2, &seeds(12), 60, &ALL, &|| mounted(SMALL_MOUNT));
+    let _alone = common::alone();
+    campaign("mount, killed", 1, &seeds(12), 60, &ALL, &|| mounted(SMALL_MOUNT));
 }
 
 /// The same where close returns when the journal has the bytes.
 // R73
 #[test]
 fn a_mount_with_a_journal_that_ends_in_any_way_has_what_was_closed() {
-    campaign("mount, journal, killed", 2, &seeds(10), 60, &ALL, &|| mounted("memory=64M,writeback"));
+    let _alone = common::alone();
+    campaign("mount, journal, killed", 1, &seeds(10), 60, &ALL, &|| mounted("memory=64M,writeback"));
 }
 
 fn replay(path: &Path) {
     let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let ops: Vec<Op> = text.lines().filter_map(Op::parse).collect();
-    let worlds: [(&str, Box<dyn World>); 3] =
-        [("library", direct(false)), ("library, streaming", direct(true)), ("mount", mounted(LARGE_MOUNT))];
+    let worlds: [(&str, Box<dyn World>); 4] = [
+        ("library", direct(false)),
+        ("library, streaming", direct(true)),
+        ("mount", mounted(LARGE_MOUNT)),
+        ("mount with a journal", mounted("memory=64M,writeback")),
+    ];
     for (what, mut world) in worlds {
         if let Err(why) = run(&mut *world, &ops) {
             panic!("{} over the {what}: {why}", path.display());
@@ -183,6 +191,7 @@ fn replay(path: &Path) {
 
 #[test]
 fn sequences_that_failed_once_are_right() {
+    let _alone = common::alone();
     if let Ok(one) = std::env::var("XOSFS_MODEL_REPLAY") {
         return replay(Path::new(&one));
     }
@@ -197,6 +206,7 @@ fn sequences_that_failed_once_are_right() {
 /// A close on one thread let the writer go that a truncate by path on another was about to use: the new size was lost.
 #[test]
 fn regression_truncate_while_the_last_handle_closes() {
+    let _alone = common::alone();
     let server = TestServer::start();
     let mount = TestMount::new(&server);
     let path = mount.join("f");
@@ -216,6 +226,7 @@ fn regression_truncate_while_the_last_handle_closes() {
 /// The delete that waits for the last close of an unlinked file took the file that was renamed to its name meanwhile.
 #[test]
 fn regression_rename_to_a_name_whose_delete_waits() {
+    let _alone = common::alone();
     let server = TestServer::start();
     let mount = TestMount::new(&server);
     let (path, new) = (mount.join("f"), mount.join("new"));
@@ -240,6 +251,7 @@ fn regression_rename_to_a_name_whose_delete_waits() {
 // R10 R42 R123
 #[test]
 fn regression_a_file_is_stored_while_it_is_renamed_or_replaced() {
+    let _alone = common::alone();
     use drive::Drive;
     let world = Direct::new(false);
     let drive = world.library();
