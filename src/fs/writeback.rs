@@ -136,7 +136,7 @@ impl Fs {
         match self.commit_acknowledged(inode, writer).await {
             Ok(Some(committed)) => self.committed(inode, writer, committed),
             Ok(None) => {}
-            Err(e) => tracing::debug!("what was acknowledged is not stored before the file goes: {e}"),
+            Err(e) => warn!("after a crash before its last close the deleted file would show an older content: {e}"),
         }
     }
 
