@@ -127,7 +127,9 @@ impl Fs {
         }
     }
 
-    /// close(2): stores everything, and says so. Called once for each descriptor of the handle, by process `pid`.
+    /// close(2): stores everything, and says so. Called once for each descriptor of the handle, by thread `pid`.
+    ///
+    /// A process that neither opened the handle nor wrote through it has inherited it, and who did will close it, too.
     ///
     /// A shell's `> file` and dd(1) open a file, duplicate the descriptor and close the first one before a byte is
     /// written: storing the empty file then would cost a request, and destroy the old content before there is a new
@@ -137,12 +139,17 @@ impl Fs {
         if !handle.write {
             return Ok(());
         }
+        let closing = handle.users.closing(pid).await;
+        if !closing.stores {
+            return Ok(());
+        }
         if !handle.inode.state.lock().wrote && self.has_other_descriptor(&handle.inode, pid).await {
             return Ok(());
         }
         let result = self.acknowledge(&handle.inode).await;
-        if result.is_err() {
-            self.forget_pages(&handle.inode);
+        match &result {
+            Ok(()) => handle.users.stored(&closing),
+            Err(_) => self.forget_pages(&handle.inode),
         }
         result
     }

@@ -26,6 +26,7 @@ mod lookup;
 mod overview;
 mod rename;
 pub mod setattr;
+mod users;
 mod writeback;
 mod xattr;
 
