@@ -272,7 +272,7 @@ impl Fs {
                 }
             }
             // A self-copy that is under way knows of no writer: what one stored meanwhile would be undone by it.
-            let _changing = inode.changing.lock().await;
+            let _changing = self.changing(inode).await?;
             if inode.state.lock().writer.is_some() {
                 continue;
             }
@@ -530,7 +530,7 @@ impl Fs {
             return Err(Kind::BadHandle.into());
         }
         if let Some(thread) = mode.thread {
-            handle.users.note(thread).await;
+            handle.users.note(&self.threads, thread).await;
         }
         let writer = self.writer(&handle.inode).await?;
         if mode.append {

@@ -14,9 +14,11 @@
 //!    that readers of its `stat`, `exe` and `fd` take: of who closes nothing but `status` may be read, or each waits for
 //!    the other. All of it is read outside of the FUSE thread, and not waited for long.
 
+use std::num::NonZeroUsize;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::Fs;
@@ -26,8 +28,9 @@ use super::handle::Fh;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the number of a thread stands for the thread that was looked at.
 const FRESH: Duration = Duration::from_secs(1);
-/// Threads remembered for one handle, and processes above which it is not worth knowing them.
+/// Threads remembered for one handle and for all, and processes of one handle above which it is not worth knowing them.
 const THREADS: usize = 32;
+const THREADS_IN_ALL: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 const PROCESSES: usize = 64;
 
 /// Flags of a task, as `/proc/PID/stat` shows them (include/linux/sched.h).
@@ -48,6 +51,30 @@ enum Asker {
     Process(u32),
     Kernel,
     Unknown,
+}
+
+/// Whose threads have been looked at lately: a program that makes a thousand files is looked at once a second.
+pub struct Threads(Mutex<LruCache<u32, (Process, Instant)>>);
+
+impl Default for Threads {
+    fn default() -> Self {
+        Threads(Mutex::new(LruCache::new(THREADS_IN_ALL)))
+    }
+}
+
+impl Threads {
+    fn get(&self, thread: u32) -> Option<Process> {
+        self.0.lock().get(&thread).filter(|(_, at)| at.elapsed() < FRESH).map(|(process, _)| *process)
+    }
+
+    async fn process_of(&self, thread: u32) -> Option<Process> {
+        if let Some(process) = self.get(thread) {
+            return Some(process);
+        }
+        let process = look(move || process_of(thread)).await.flatten()?;
+        self.0.lock().put(thread, (process, Instant::now()));
+        Some(process)
+    }
 }
 
 #[derive(Default)]
@@ -79,11 +106,11 @@ impl Users {
     }
 
     /// Takes `thread` down as one of a user's.
-    pub async fn note(&self, thread: u32) {
+    pub async fn note(&self, threads: &Threads, thread: u32) {
         if self.knows(thread) {
             return;
         }
-        let process = look(move || process_of(thread)).await.flatten();
+        let process = threads.process_of(thread).await;
         let mut known = self.0.lock();
         let Some(process) = process else {
             known.unknown = true;
@@ -101,13 +128,14 @@ impl Users {
     }
 
     /// Whether a close by `thread` has to store.
-    pub(super) async fn closing(&self, thread: u32) -> Closing {
+    pub(super) async fn closing(&self, threads: &Threads, thread: u32) -> Closing {
         let stores = Closing { stores: true, gone: Vec::new() };
         if self.knows(thread) {
             return stores;
         }
         let users = self.0.lock().processes.clone();
-        if users.is_empty() {
+        let seen = threads.get(thread);
+        if users.is_empty() || seen.is_some_and(|p| users.contains(&p)) {
             return stores;
         }
         look(move || decide(asker(thread), &users, &lives)).await.unwrap_or(stores)
@@ -127,7 +155,7 @@ impl Fs {
         if let Ok(handle) = self.handles.file(fh)
             && handle.write
         {
-            handle.users.note(thread).await;
+            handle.users.note(&self.threads, thread).await;
         }
     }
 }
@@ -274,28 +302,28 @@ mod tests {
     #[tokio::test]
     async fn who_cannot_be_told_makes_every_close_store() {
         let own = std::process::id();
-        let users = Users::default();
-        assert!(users.closing(own).await.stores, "nobody is known");
-        users.note(own).await;
-        assert!(users.knows(own) && users.closing(own).await.stores);
+        let (users, threads) = (Users::default(), Threads::default());
+        assert!(users.closing(&threads, own).await.stores, "nobody is known");
+        users.note(&threads, own).await;
+        assert!(users.knows(own) && users.closing(&threads, own).await.stores);
         // The parent of this process has nothing to do with it.
         let parent = nix::unistd::getppid().as_raw() as u32;
         if matches!(asker(parent), Asker::Process(_)) {
-            assert!(!users.closing(parent).await.stores);
+            assert!(!users.closing(&threads, parent).await.stores);
         }
         assert!(users.knows(0), "a page of a mapping");
-        assert!(users.closing(parent).await.stores);
+        assert!(users.closing(&threads, parent).await.stores);
     }
 
     #[tokio::test]
     async fn users_that_are_gone_are_forgotten_once_their_bytes_are_stored() {
         let own = std::process::id();
-        let users = Users::default();
-        users.note(own).await;
+        let (users, threads) = (Users::default(), Threads::default());
+        users.note(&threads, own).await;
         let dead = Process { id: own, start: 1 };
         users.0.lock().processes.push(dead);
         let Some(parent) = Some(nix::unistd::getppid().as_raw() as u32).filter(|p| *p != 0) else { return };
-        let closing = users.closing(parent).await;
+        let closing = users.closing(&threads, parent).await;
         assert!(!closing.stores && closing.gone == [dead]);
         users.stored(&closing);
         assert_eq!(users.0.lock().processes.len(), 1);

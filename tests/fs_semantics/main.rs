@@ -13,7 +13,9 @@ mod errors;
 mod mounted;
 mod names;
 mod rename;
+mod settling;
 mod staging;
+mod streamed;
 mod versions;
 mod writing;
 
