@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::attr::{Attr, Facts, FileKind, is_directory_object};
-use super::inode::{Ino, Inode, ROOT, State};
+use super::inode::{Ino, Inode, ROOT, Role, State};
 use super::kept::Known;
 use super::known::{Answer, Item};
 use super::listing::{FOLDER_SUFFIX, parse_page};
@@ -77,8 +77,8 @@ impl Fs {
         told && self.fresh(&state).is_some()
     }
 
-    /// Answers from memory, or not at all.
-    pub fn lookup_now(&self, parent: Ino, name: &Name) -> Option<Lookup> {
+    /// What memory says of a name in the bucket.
+    pub(super) fn lookup_known(&self, parent: Ino, name: &Name) -> Option<Lookup> {
         if let Some(inode) = self.inodes.child(parent, name)
             && self.is_current(&inode)
         {
@@ -117,6 +117,9 @@ impl Fs {
         {
             return Ok(answer);
         }
+        if let Some(Lookup::Absent(_)) = self.lookup_known(parent, name) {
+            return self.lookup_history(parent, name).await;
+        }
         if let Some(inode) = self.inodes.child(parent, name).filter(|i| i.kind() == FileKind::Dir) {
             let fresh = self.fresh(&inode.state.lock()).is_some();
             if fresh {
@@ -127,7 +130,7 @@ impl Fs {
         }
         match self.find(parent, name).await? {
             Some(inode) => Ok(Lookup::Found(self.entry(&inode))),
-            None => Ok(Lookup::Absent(self.settings.negative_ttl)),
+            None => self.lookup_history(parent, name).await,
         }
     }
 
@@ -145,7 +148,7 @@ impl Fs {
     }
 
     /// The escape of a too long component, typed by somebody: only the parent's listing knows the component.
-    async fn resolved_name(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Name> {
+    pub(super) async fn resolved_name(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Name> {
         if !name.needs_listing() {
             return Ok(name.clone());
         }
@@ -216,7 +219,7 @@ impl Fs {
         }
         match found {
             Found::Nothing => {
-                if let Some(inode) = known {
+                if let Some(inode) = known.filter(|i| i.role == Role::Plain) {
                     if inode.kind() == FileKind::Dir && self.kept.lock().contains(&prefix.dir(name)?) {
                         inode.state.lock().confirmed = Some(asked);
                         return Ok(Some(inode));
@@ -365,16 +368,23 @@ impl Fs {
         meta: &ObjectMeta,
         asked: Instant,
     ) -> Result<Arc<Inode>> {
+        self.absorb_as(Role::Plain, (parent, name), key, meta, asked)
+    }
+
+    /// As [`Fs::absorb_file`], for what the inode stands for.
+    pub(super) fn absorb_as(
+        &self,
+        role: Role,
+        (parent, name): (Ino, &Name),
+        key: &Key,
+        meta: &ObjectMeta,
+        asked: Instant,
+    ) -> Result<Arc<Inode>> {
         let attr = Attr::of_meta(meta, false, &self.settings.defaults);
-        let kind = attr.kind;
-        let fresh = || State::new(attr.clone(), Facts::of_meta(meta), true);
-        let mut inode = self.inodes.remember(parent, name, key.as_str(), fresh)?;
-        let known = inode.kind();
-        if known != kind && !(known == FileKind::File && kind == FileKind::File) {
-            // A listing showed a link as a file, or the object was replaced by something else.
-            let fresh = || State::new(attr.clone(), Facts::of_meta(meta), true);
-            inode = self.inodes.remember_kind(parent, name, key.as_str(), Some(kind), fresh)?;
-        }
+        // Where a listing showed a link as a file, or the object was replaced by something else, it is another inode.
+        let kind = Some(attr.kind);
+        let fresh = || State::new(attr, Facts::of_meta(meta), true);
+        let inode = self.inodes.remember_as(role, parent, name, key.as_str(), kind, fresh)?;
         self.absorb_meta(&inode, meta, asked);
         Ok(inode)
     }
@@ -541,10 +551,10 @@ impl Fs {
             self.learn_marker(&inode).await?;
             return Ok(self.entry(&inode));
         }
-        let key = self.inodes.key(ino)?;
-        match self.s3.head(&key, None).await {
+        let (key, version) = self.inodes.target(&inode)?;
+        match self.head_of(&key, version.as_deref()).await {
             Ok(meta) => {
-                let now = self.absorb_file(parent, &name, &key, &meta, asked)?;
+                let now = self.absorb_as(inode.role.clone(), (parent, &name), &key, &meta, asked)?;
                 if now.ino != ino {
                     // It is a link, not the file the listing made it seem: the kernel looks the name up again.
                     self.invalidate_entry(parent, &name);

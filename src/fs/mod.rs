@@ -18,6 +18,7 @@ pub mod file;
 mod graves;
 mod habit;
 mod handle;
+mod history;
 pub mod inode;
 mod kept;
 mod known;
@@ -135,6 +136,8 @@ pub struct Fs {
     acl_unsupported: AtomicBool,
     tags_unsupported: AtomicBool,
     restore_unsupported: AtomicBool,
+    /// Versions may not be read: said once.
+    versions_denied: AtomicBool,
     stopping: AtomicBool,
     mounted: SystemTime,
 }
@@ -162,6 +165,7 @@ impl Fs {
             acl_unsupported: AtomicBool::new(!settings.provider.acl.supported),
             tags_unsupported: AtomicBool::new(!settings.provider.tags.supported),
             restore_unsupported: AtomicBool::new(settings.provider.restore.is_none()),
+            versions_denied: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             mounted,
             s3,
