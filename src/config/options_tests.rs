@@ -56,6 +56,7 @@ fn every_option_has_an_effect() {
             "SIZE" | "SIZE|auto" => "99M",
             "DURATION" => "77s",
             "DIR" => "/x/y",
+            "TIME" => "2020-01-01T00:00:00Z",
             _ => "WORD",
         },
     };

@@ -316,6 +316,15 @@ pub static TABLE: &[Spec] = &[
         set: |o, v| value::flag(v).map(|v| o.hide_odd_keys = v),
     },
     Spec {
+        name: "as_of",
+        group: Group::Freshness,
+        value: "TIME",
+        default: "",
+        doc: "Show the bucket as it was at this time, read-only: 2026-11-21T10:20:30Z, or how long before the mount, as 2h or \
+              3d. The bucket has to keep versions. Unset: as it is.",
+        set: |o, v| value::moment(v).map(|v| o.as_of = Some(v)),
+    },
+    Spec {
         name: "capacity",
         group: Group::Freshness,
         value: "SIZE",

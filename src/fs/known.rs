@@ -25,6 +25,8 @@ pub struct Item {
     pub storage_class: Option<Box<str>>,
     /// A directory whose marker is not `name/` (`name_$folder$`).
     pub odd_marker: Option<Key>,
+    /// A file that is shown as it was: which version.
+    pub version: Option<Arc<str>>,
 }
 
 impl Item {
@@ -38,6 +40,7 @@ impl Item {
             // STANDARD is what nearly every object says: absent means the same.
             storage_class: listed.storage_class.as_deref().filter(|c| *c != "STANDARD").map(Into::into),
             odd_marker: None,
+            version: listed.version.clone(),
         }
     }
 
@@ -50,6 +53,7 @@ impl Item {
             last_modified: None,
             storage_class: None,
             odd_marker: None,
+            version: None,
         }
     }
 }

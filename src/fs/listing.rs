@@ -25,6 +25,8 @@ use crate::error::{Error, Kind, Result};
 use crate::key::{Key, Name, Prefix};
 use crate::s3::{Continue, ListQuery, Page};
 
+use super::past::Spot;
+
 /// Suffix of directory markers that old Hadoop tools write.
 pub const FOLDER_SUFFIX: &str = "_$folder$";
 
@@ -41,8 +43,21 @@ pub struct DirHandle {
 enum Next {
     Start,
     /// Asked for at this time.
-    Page(Instant, JoinHandle<Result<Page>>),
+    Page(Instant, JoinHandle<Result<Shown>>),
     Done,
+}
+
+/// Where a listing goes on.
+pub(super) enum From {
+    Now(Continue),
+    Past(Spot),
+}
+
+/// One page of a directory as the mount shows it.
+pub(super) struct Shown {
+    pub page: Page,
+    /// `None`: this was the last page.
+    pub next: Option<From>,
 }
 
 struct Stream {
@@ -207,15 +222,23 @@ fn component_of(prefix: &Prefix, name: &Name) -> String {
 }
 
 impl Fs {
-    async fn page(self: &Arc<Self>, prefix: &Prefix, from: Option<Continue>) -> Result<Page> {
+    pub(super) async fn page(self: &Arc<Self>, prefix: &Prefix, from: Option<From>) -> Result<Shown> {
+        let from = match (self.settings.as_of, from) {
+            (None, Some(From::Now(next))) => Some(next),
+            (None, _) => None,
+            (Some(time), Some(From::Past(spot))) => return self.past_page(prefix, Some(spot), time).await,
+            (Some(time), _) => return self.past_page(prefix, None, time).await,
+        };
         let query = ListQuery { prefix: prefix.as_str(), delimited: true, from, max_keys: None };
-        self.s3.list(&query).await.map_err(|e| match e.kind() {
+        let mut page = self.s3.list(&query).await.map_err(|e| match e.kind() {
             Kind::Denied => e.with_fix("listing needs s3:ListBucket on the bucket"),
             _ => e,
-        })
+        })?;
+        let next = page.next.take().map(From::Now);
+        Ok(Shown { page, next })
     }
 
-    fn ask_page(self: &Arc<Self>, prefix: Prefix, from: Option<Continue>) -> JoinHandle<Result<Page>> {
+    fn ask_page(self: &Arc<Self>, prefix: Prefix, from: Option<From>) -> JoinHandle<Result<Shown>> {
         let fs = self.clone();
         tokio::spawn(async move { fs.page(&prefix, from).await })
     }
@@ -267,14 +290,14 @@ impl Fs {
         };
         // After an error the stream starts over; a cookie then finds its place again, because the order is that of
         // the keys.
-        let page = page.inspect_err(|_| {
+        let Shown { page, next } = page.inspect_err(|_| {
             s.items.clear();
             s.asked_at.clear();
             s.held.clear();
         })?;
         let prefix = self.inodes.prefix(dir)?;
         s.buried.extend(self.graves.all());
-        s.next = match page.next.clone() {
+        s.next = match next {
             Some(next) => Next::Page(Instant::now(), self.ask_page(prefix.clone(), Some(next))),
             None => Next::Done,
         };
@@ -339,7 +362,7 @@ impl Fs {
         }
         let asked = Instant::now();
         let Ok(key) = prefix.file(&item.name) else { return (index, false) };
-        let inode = match self.s3.head(&key, None).await {
+        let inode = match self.head_of(&key, item.version.as_deref()).await {
             Ok(meta) => self.absorb_file(dir, &item.name, &key, &meta, asked),
             Err(_) => return (index, false),
         };
@@ -372,6 +395,7 @@ impl Fs {
                     last_modified: Some(attr.mtime),
                     storage_class: None,
                     odd_marker: None,
+                    version: None,
                 }));
             }
         }
@@ -395,7 +419,7 @@ mod tests {
     use crate::s3::Listed;
 
     fn object(key: &str, size: u64) -> Listed {
-        Listed { key: key.into(), size, etag: None, last_modified: None, storage_class: None }
+        Listed { key: key.into(), size, etag: None, last_modified: None, storage_class: None, version: None }
     }
 
     fn page(objects: &[(&str, u64)], prefixes: &[&str]) -> Page {

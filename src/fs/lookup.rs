@@ -171,9 +171,8 @@ impl Fs {
         let asked = Instant::now();
         let prefix = self.inodes.prefix(dir)?;
         let mut graves = self.graves.all();
-        let query = ListQuery { prefix: prefix.as_str(), delimited: true, from: None, max_keys: None };
-        let page = match self.s3.list(&query).await {
-            Ok(page) if page.next.is_none() => page,
+        let page = match self.page(&prefix, None).await {
+            Ok(shown) if shown.next.is_none() => shown.page,
             Ok(_) => {
                 self.listings.forget(dir);
                 return Ok(false);
@@ -249,19 +248,23 @@ impl Fs {
     }
 
     async fn first_below(&self, dir: &Prefix) -> Result<Option<crate::s3::Listed>> {
+        if let Some(time) = self.settings.as_of {
+            return self.first_of_past(dir.as_str(), time).await;
+        }
         let query = ListQuery { prefix: dir.as_str(), delimited: false, from: None, max_keys: Some(1) };
         Ok(self.s3.list(&query).await?.objects.into_iter().next())
     }
 
     async fn first_look(&self, key: &Key, opens: bool) -> Result<ObjectMeta> {
+        let version = self.shown_version(key).await?;
         if opens {
-            match self.reads.open_fresh(key, None).await {
+            match self.reads.open_fresh(key, version.as_deref()).await {
                 // An archived object, one that may be seen but not read: HEAD decides.
                 Err(e) if e.kind() != Kind::NotFound => {}
                 done => return done,
             }
         }
-        self.s3.head(key, None).await
+        self.head_of(key, version.as_deref()).await
     }
 
     /// HEAD of the file and LIST of the directory at the same time; of what was a directory only the LIST, because a
@@ -324,7 +327,7 @@ impl Fs {
             && let Some(key) = file
         {
             let marker = Key::new(format!("{key}{FOLDER_SUFFIX}"))?;
-            match self.s3.head(&marker, None).await {
+            match self.head_shown(&marker).await {
                 Ok(meta) => return Ok(Found::Dir { marker: Some(marker), time: meta.last_modified }),
                 Err(e) if e.kind() == Kind::NotFound => {}
                 Err(e) => return Err(e),
@@ -368,7 +371,7 @@ impl Fs {
         meta: &ObjectMeta,
         asked: Instant,
     ) -> Result<Arc<Inode>> {
-        self.absorb_as(Role::Plain, (parent, name), key, meta, asked)
+        self.absorb_as(self.shown_role(key, meta.version.as_ref()), (parent, name), key, meta, asked)
     }
 
     /// As [`Fs::absorb_file`], for what the inode stands for.
@@ -453,6 +456,7 @@ impl Fs {
             etag: item.etag.clone(),
             last_modified: item.last_modified,
             storage_class: item.storage_class.as_deref().map(str::to_owned),
+            version: item.version.clone(),
         };
         let mut attr = Attr::of_listed(&listed, &self.settings.defaults);
         if item.kind == FileKind::Symlink {
@@ -471,7 +475,8 @@ impl Fs {
             }
         });
         let kind = replaced.then_some(item.kind);
-        let inode = self.inodes.remember_kind(parent, &item.name, key.as_str(), kind, fresh)?;
+        let role = self.shown_role(&key, item.version.as_ref());
+        let inode = self.inodes.remember_as(role, parent, &item.name, key.as_str(), kind, fresh)?;
         let mut state = inode.state.lock();
         if state.writer.is_some() || !state.stored || state.changed.is_some_and(|c| c >= asked) {
             drop(state);
@@ -575,29 +580,5 @@ impl Fs {
             Err(e) => return Err(e),
         }
         Ok(self.entry(&inode))
-    }
-
-    /// Mode, owner and mtime of a directory are in its marker's metadata: one HEAD, once an inode and TTL.
-    async fn learn_marker(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
-        let (odd, told) = {
-            let state = inode.state.lock();
-            (state.odd_marker.clone(), state.marker_told || state.attr_pending || !state.stored)
-        };
-        if told || !self.settings.store_attrs {
-            return Ok(());
-        }
-        let asked = Instant::now();
-        let Some(marker) = odd.or_else(|| self.inodes.prefix(inode.ino).ok()?.marker()) else { return Ok(()) };
-        match self.s3.head(&marker, None).await {
-            Ok(meta) => {
-                self.absorb_meta(inode, &meta, asked);
-                inode.state.lock().has_marker = true;
-            }
-            // An implicit directory has none.
-            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Denied) => {}
-            Err(e) => return Err(e),
-        }
-        inode.state.lock().marker_told = true;
-        Ok(())
     }
 }

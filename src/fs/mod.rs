@@ -25,6 +25,7 @@ mod known;
 mod listing;
 mod lookup;
 mod overview;
+mod past;
 mod rename;
 pub mod setattr;
 mod writeback;
@@ -65,6 +66,8 @@ pub struct Settings {
     pub root: Prefix,
     pub defaults: Defaults,
     pub read_only: bool,
+    /// The bucket is shown as it was at this time.
+    pub as_of: Option<SystemTime>,
     /// How long attributes and listings are believed.
     pub metadata_ttl: Duration,
     /// How long the absence of a name is believed.

@@ -34,7 +34,9 @@ impl Fs {
         if inode.kind() != FileKind::Dir {
             return self.inodes.target(inode);
         }
-        Ok((self.marker_key(inode).await?, None))
+        let key = self.marker_key(inode).await?;
+        let version = self.shown_version(&key).await?;
+        Ok((key, version))
     }
 
     async fn marker_key(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<Key> {
@@ -49,7 +51,7 @@ impl Fs {
         if has {
             return Ok(marker);
         }
-        match self.s3.head(&marker, None).await {
+        match self.head_shown(&marker).await {
             Ok(_) => {
                 inode.state.lock().has_marker = true;
                 Ok(marker)
@@ -83,7 +85,7 @@ impl Fs {
             return Ok(meta);
         }
         if inode.kind() == FileKind::Dir {
-            return Ok(Arc::new(self.s3.head(key, None).await?));
+            return Ok(Arc::new(self.head_shown(key).await?));
         }
         self.refresh(inode).await
     }

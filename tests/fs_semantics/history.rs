@@ -2,6 +2,8 @@
 
 use super::*;
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use xosfs::demo::{Action, Attributes, Rule};
 use xosfs::fs::setattr::Change;
 
@@ -42,7 +44,7 @@ async fn a_version_is_read_by_its_name() {
     }
     let first = format!("d/f@@{}", ids[0]);
     let attr = m.stat(&first).await.unwrap().attr;
-    assert_eq!((attr.perm, attr.mtime), (0o600, std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000)));
+    assert_eq!((attr.perm, attr.mtime), (0o600, UNIX_EPOCH + Duration::from_secs(1_000_000_000)));
     assert_eq!(m.attribute_of(&first, "user.colour").await.unwrap(), "red");
     assert_eq!(m.attribute_of(&first, "user.s3.url").await.unwrap().matches("versionId=").count(), 1);
     assert_eq!(m.ls("d").await, ["f"], "never listed");
@@ -176,4 +178,178 @@ async fn names_without_a_version_cost_nothing_more() {
     w.requests();
     m.lookup(dir, &name(&format!("f@@{id}"))).await.unwrap();
     assert_eq!(w.requests(), counted(&[("HeadObject", 2), ("ListObjectsV2", 1)]), "nothing listed");
+}
+
+/// Seconds of a day that the tests have for themselves.
+fn at(second: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_750_000_000 + second)
+}
+
+impl World {
+    /// Stores a version as of `second`.
+    fn put_at(&self, second: u64, key: &str, content: &'static str) {
+        self.put(key, content);
+        self.date(second, key);
+    }
+
+    fn date(&self, second: u64, key: &str) {
+        let last = self.ids(key).pop().unwrap();
+        self.server.store().set_time(BUCKET, key, &last, at(second));
+    }
+
+    /// The bucket as it was at `second`.
+    fn mount_as_of(&self, second: u64, options: &str) -> Mount {
+        let time = jiff::Timestamp::try_from(at(second)).unwrap();
+        self.mount_with(&format!("as_of={time},{options}"))
+    }
+}
+
+/// Every name below, with the content of files.
+async fn tree(m: &Mount) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut todo = vec![String::new()];
+    while let Some(dir) = todo.pop() {
+        for name in m.ls(&dir).await {
+            let path = if dir.is_empty() { name.clone() } else { format!("{dir}/{name}") };
+            match path.strip_suffix('/') {
+                Some(below) => {
+                    todo.push(below.to_owned());
+                    found.push(path);
+                }
+                None => found.push(format!("{path}={}", m.read(&path).await.unwrap())),
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_of_shows_the_bucket_as_it_was() {
+    let w = versioned();
+    w.put_at(10, "f", "one");
+    w.put_at(10, "d/kept", "kept");
+    w.put_at(20, "f", "two");
+    w.put_at(20, "d/late", "late");
+    w.put_at(20, "new/file", "new");
+    w.put_at(20, "a", "a");
+    w.put_at(20, "a/b", "b");
+    let now = w.mount();
+    for (second, key) in [(30, "d/kept"), (30, "d/late"), (30, "f"), (40, "new/file")] {
+        now.unlink(key).await.unwrap();
+        w.date(second, key);
+    }
+    w.put_at(50, "f", "again");
+    let steps: [(u64, &[&str]); 6] = [
+        (9, &[]),
+        (10, &["d/", "d/kept=kept", "f=one"]),
+        (20, &["a/", "a/b=b", "a@@file=a", "d/", "d/kept=kept", "d/late=late", "f=two", "new/", "new/file=new"]),
+        (30, &["a/", "a/b=b", "a@@file=a", "new/", "new/file=new"]),
+        (49, &["a/", "a/b=b", "a@@file=a"]),
+        (50, &["a/", "a/b=b", "a@@file=a", "f=again"]),
+    ];
+    for (second, expected) in steps {
+        let m = w.mount_as_of(second, "");
+        assert_eq!(tree(&m).await, expected, "at {second}");
+        // The same by name, without a listing.
+        let m = w.mount_as_of(second, "");
+        for path in ["f", "d", "d/kept", "d/late", "new", "new/file", "a", "a/b", "a@@file", "missing"] {
+            if path.contains('/') && m.find(path.split('/').next().unwrap()).await.unwrap().is_none() {
+                continue;
+            }
+            let shown = expected.iter().find_map(|e| e.strip_prefix(path).filter(|rest| rest.starts_with(['/', '='])));
+            match (m.find(path).await.unwrap(), shown) {
+                (None, None) => {}
+                (Some(entry), Some(rest)) if rest.starts_with('/') => {
+                    assert_eq!(entry.attr.kind, FileKind::Dir, "{path}")
+                }
+                (Some(entry), Some(rest)) => {
+                    assert_eq!(entry.attr.size as usize + 1, rest.len(), "{path}");
+                    assert_eq!(format!("={}", m.read(path).await.unwrap()), rest, "{path}");
+                }
+                (entry, shown) => panic!("{path} at {second}: {entry:?}, expected {shown:?}"),
+            }
+        }
+    }
+}
+
+// R92
+#[tokio::test(flavor = "multi_thread")]
+async fn the_past_does_not_change_and_cannot_be_changed() {
+    let w = versioned();
+    w.put_meta("d/", "", &[("mode", "16832")]);
+    w.date(5, "d/");
+    w.put_meta("d/f", "then", &[("mode", "33152"), ("colour", "red")]);
+    w.date(10, "d/f");
+    w.put_meta("link", "d/f", &[("mode", "41471")]);
+    w.date(10, "link");
+    let m = w.mount_as_of(15, "metadata_ttl=0");
+    let fh = m.open("d/f", read_only()).await.unwrap().fh;
+    w.put_at(20, "d/f", "later, and longer");
+    w.put_at(20, "link", "no link any more");
+    w.put_at(20, "d/", "");
+    assert_eq!(m.at(fh, 0, 100).await.unwrap(), "then");
+    assert_eq!(m.read("d/f").await.unwrap(), "then");
+    let attr = m.stat("d/f").await.unwrap().attr;
+    assert_eq!((attr.size, attr.perm, attr.mtime), (4, 0o600, at(10)));
+    assert_eq!(m.attribute_of("d/f", "user.colour").await.unwrap(), "red");
+    assert_eq!(m.stat("d").await.unwrap().attr.perm, 0o700, "the marker of the directory as it was");
+    let link = m.stat("link").await.unwrap();
+    assert_eq!(link.attr.kind, FileKind::Symlink);
+    assert_eq!(&*m.readlink(link.ino).await.unwrap(), "d/f");
+    assert_eq!(m.read(&format!("d/f@@{}", w.ids("d/f")[1])).await.unwrap(), "later, and longer", "versions by name");
+    w.requests();
+    assert_eq!(kind(m.open("d/f", read_write()).await), Kind::ReadOnly);
+    assert_eq!(kind(m.create("new", read_write()).await), Kind::ReadOnly);
+    assert_eq!(kind(m.mkdir("new").await), Kind::ReadOnly);
+    assert_eq!(kind(m.unlink("d/f").await), Kind::ReadOnly);
+    assert_eq!(kind(m.rename("d/f", "g").await), Kind::ReadOnly);
+    // A version that somebody deletes for good is gone from the past, too.
+    let then = w.ids("d/f").remove(0);
+    now_without(&w, "d/f", &then).await;
+    assert!(m.find("d/f").await.unwrap().is_none());
+    assert_eq!(m.ls("d").await, Vec::<String>::new());
+}
+
+async fn now_without(w: &World, key: &str, id: &str) {
+    let m = w.mount();
+    m.s3.delete_version(&xosfs::key::Key::new(key).unwrap(), id).await.unwrap();
+}
+
+// R92
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_of_the_past_streams() {
+    let w = versioned();
+    w.server.knobs().set(|b| b.page_size = Some(10));
+    // Keys with more versions than a page, pages that show nothing, directories that were there and that were not.
+    for i in 0..30 {
+        let key = format!("f{i:02}");
+        for second in [10, 20, 30] {
+            w.put_at(second, &key, "x");
+        }
+    }
+    for second in 10..40 {
+        w.put_at(second, "many", "y");
+    }
+    for i in 0..25 {
+        w.put_at(30, &format!("later{i:02}"), "z");
+    }
+    w.put_at(10, "there/a", "a");
+    w.put_at(30, "not/a", "a");
+    let m = w.mount_as_of(25, "");
+    let expected: Vec<String> = (0..30).map(|i| format!("f{i:02}")).chain(["many".into(), "there/".into()]).collect();
+    assert_eq!(m.ls("").await, expected);
+    let size = m.stat("many").await.unwrap().attr.size;
+    assert_eq!(size, 1);
+    w.server.knobs().set(|b| b.page_size = None);
+    // No request for a single file: one listing of versions, one for each directory in it.
+    let m = w.mount_as_of(25, "");
+    w.requests();
+    let entries = m.entries("").await.unwrap();
+    assert_eq!(entries.len(), 32);
+    assert_eq!(w.requests(), counted(&[("ListObjectVersions", 3)]));
+    m.read("f00").await.unwrap();
+    assert_eq!(w.requests(), counted(&[("GetObject", 1)]));
+    m.stat("there").await.unwrap();
+    assert!(m.find("missing").await.unwrap().is_none());
 }
