@@ -80,6 +80,10 @@ choices!(
     /// What a commit does when somebody else stored a newer version.
     OnConflict { Overwrite = "overwrite", Fail = "fail", KeepBoth = "keep_both" }
 );
+choices!(
+    /// How versions are reached.
+    Versions { Names = "names", Dir = "dir" }
+);
 choices!(LogLevel { Info = "info", Error = "error", Warn = "warn", Debug = "debug", Trace = "trace" });
 
 /// Where messages go.
@@ -166,6 +170,7 @@ pub struct Options {
     pub hide_odd_keys: bool,
     /// The bucket is shown as it was then, read-only.
     pub as_of: Option<SystemTime>,
+    pub versions: Versions,
     /// Bytes.
     pub capacity: u64,
     /// Bytes; `None`: by this machine's memory.
@@ -305,6 +310,7 @@ impl Default for Options {
             negative_ttl: Duration::ZERO,
             hide_odd_keys: false,
             as_of: None,
+            versions: Versions::Names,
             capacity: 0,
             memory: None,
             max_readahead: 0,

@@ -22,11 +22,18 @@ use crate::s3::ObjectMeta;
 impl Fs {
     /// Answers from memory, or not at all.
     pub fn lookup_now(&self, parent: Ino, name: &Name) -> Option<Lookup> {
-        self.lookup_known(parent, name).filter(|l| matches!(l, Lookup::Found(_)) || name.of_version().is_none())
+        // What was listed of a history does not tell what this mount has stored since.
+        let in_history = || self.inodes.get(parent).is_ok_and(|dir| dir.role.is_history());
+        let may_be_history = || name.of_version().is_some() || self.is_versions_dir(name) || in_history();
+        self.lookup_known(parent, name).filter(|l| matches!(l, Lookup::Found(_)) || !may_be_history())
     }
 
     /// The bucket has no such name: what it had before may. One HEAD of a name that may be a version.
     pub(super) async fn lookup_history(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Lookup> {
+        if self.is_versions_dir(name) {
+            let inode = self.versions_dir(parent, name)?;
+            return Ok(Lookup::Found(self.entry(&inode)));
+        }
         Ok(match self.find_version(parent, name).await? {
             Some(inode) => Lookup::Found(self.entry(&inode)),
             None => match self.lookup_known(parent, name) {

@@ -38,6 +38,12 @@ pub enum Role {
     Plain,
     /// One version of an object, wherever it is shown.
     Version(Arc<Pinned>),
+    /// `.versions`: the history of the directory it is in.
+    Versions,
+    /// The same of a directory, below the `.versions` of one above it.
+    VersionsBelow,
+    /// The versions of the file of that name.
+    VersionsOf,
 }
 
 /// What a [`Role::Version`] is bound to.
@@ -51,6 +57,11 @@ pub struct Pinned {
 impl Role {
     pub fn version(key: &Key, version: &Arc<str>) -> Role {
         Role::Version(Arc::new(Pinned { key: key.clone(), version: version.clone() }))
+    }
+
+    /// Whether it is a directory that no prefix of the bucket is.
+    pub fn is_history(&self) -> bool {
+        matches!(self, Role::Versions | Role::VersionsBelow | Role::VersionsOf)
     }
 }
 
@@ -192,14 +203,29 @@ pub fn ino_of(key: &str) -> Ino {
     Ino(stable_hash(key.as_bytes()).max(2))
 }
 
+/// What the way from the root to a directory may lead through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// What is in the bucket now.
+    Now,
+    /// `.versions`, which is in no key.
+    History,
+    /// Every name counts.
+    Names,
+}
+
 impl Inner {
-    fn prefix(&self, ino: Ino) -> Result<Prefix> {
+    fn prefix(&self, ino: Ino, way: Way) -> Result<Prefix> {
         let mut names = Vec::new();
         let mut at = ino;
         while at != ROOT {
             let node = self.nodes.get(&at).ok_or(Kind::Stale)?;
             let (parent, name) = node.place.as_ref().ok_or_else(|| Error::new(Kind::NotFound, "removed directory"))?;
-            names.push(name);
+            match (&node.inode.role, way) {
+                (Role::Versions, Way::History) => {}
+                (Role::Plain, _) | (_, Way::Names) | (Role::VersionsBelow, Way::History) => names.push(name),
+                _ => node.inode.changeable()?,
+            }
             at = *parent;
         }
         let mut prefix = self.root_prefix.clone();
@@ -283,9 +309,28 @@ impl Inodes {
         inner.nodes.get(ino).map(|n| n.inode.clone())
     }
 
-    /// The prefix of a directory. Errors: [`Kind::NotFound`] once it has been removed.
+    /// The prefix of a directory. Errors: [`Kind::NotFound`] once it has been removed, [`Kind::ReadOnly`] for one that is
+    /// made of versions.
     pub fn prefix(&self, ino: Ino) -> Result<Prefix> {
-        self.inner.lock().prefix(ino)
+        self.inner.lock().prefix(ino, Way::Now)
+    }
+
+    /// The prefix whose versions a directory shows. Errors: as [`Inodes::prefix`].
+    pub fn history_prefix(&self, ino: Ino) -> Result<Prefix> {
+        self.inner.lock().prefix(ino, Way::History)
+    }
+
+    /// The key whose versions a [`Role::VersionsOf`] shows.
+    pub fn history_key(&self, ino: Ino) -> Result<Key> {
+        let inner = self.inner.lock();
+        let node = inner.nodes.get(&ino).ok_or(Kind::Stale)?;
+        let (parent, name) = node.place.as_ref().ok_or_else(|| Error::new(Kind::NotFound, "removed directory"))?;
+        inner.prefix(*parent, Way::History)?.file(name)
+    }
+
+    /// Where a directory is in the tree, whatever it shows: to make inode numbers of.
+    pub fn path(&self, ino: Ino) -> Result<Prefix> {
+        self.inner.lock().prefix(ino, Way::Names)
     }
 
     /// The key of a file that may be changed. Errors: [`Kind::NotFound`] once it has been unlinked, [`Kind::ReadOnly`]
@@ -295,7 +340,7 @@ impl Inodes {
         let node = inner.nodes.get(&ino).ok_or(Kind::Stale)?;
         node.inode.changeable()?;
         let (parent, name) = node.place.as_ref().ok_or_else(|| Error::new(Kind::NotFound, "unlinked file"))?;
-        inner.prefix(*parent)?.file(name)
+        inner.prefix(*parent, Way::Now)?.file(name)
     }
 
     /// What requests that read a file name: its key, and the version when it is one. Errors: as [`Inodes::key`], but
@@ -303,7 +348,7 @@ impl Inodes {
     pub fn target(&self, inode: &Inode) -> Result<(Key, Option<Arc<str>>)> {
         match &inode.role {
             Role::Version(of) => Ok((of.key.clone(), Some(of.version.clone()))),
-            Role::Plain => Ok((self.key(inode.ino)?, None)),
+            _ => Ok((self.key(inode.ino)?, None)),
         }
     }
 
@@ -528,7 +573,7 @@ fn detach(inner: &mut Inner, ino: Ino) {
         .nodes
         .get(&ino)
         .and_then(|n| n.place.clone())
-        .and_then(|(p, name)| inner.prefix(p).ok()?.file(&name).ok());
+        .and_then(|(p, name)| inner.prefix(p, Way::Now).ok()?.file(&name).ok());
     let Some(node) = inner.nodes.get_mut(&ino) else { return };
     if let Some((parent, name)) = node.place.take() {
         node.last_key = key;

@@ -27,6 +27,8 @@ pub struct Item {
     pub odd_marker: Option<Key>,
     /// A file that is shown as it was: which version.
     pub version: Option<Arc<str>>,
+    /// In `.versions`: the directory is that of a file's versions, not a directory of the bucket.
+    pub of_file: bool,
 }
 
 impl Item {
@@ -41,6 +43,7 @@ impl Item {
             storage_class: listed.storage_class.as_deref().filter(|c| *c != "STANDARD").map(Into::into),
             odd_marker: None,
             version: listed.version.clone(),
+            of_file: false,
         }
     }
 
@@ -54,6 +57,7 @@ impl Item {
             storage_class: None,
             odd_marker: None,
             version: None,
+            of_file: false,
         }
     }
 }

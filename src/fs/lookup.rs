@@ -111,6 +111,9 @@ impl Fs {
         if let Some(answer) = self.lookup_now(parent, name) {
             return Ok(answer);
         }
+        if self.inodes.get(parent)?.role.is_history() {
+            return self.lookup_version(parent, name).await;
+        }
         if self.listings.worth_refreshing(parent)
             && self.refresh_listing(parent).await?
             && let Some(answer) = self.lookup_now(parent, name)
@@ -432,6 +435,10 @@ impl Fs {
 
     /// The inode of an entry of a listing that was asked for at `asked`.
     pub fn absorb_item(&self, parent: Ino, item: &Item, asked: Instant) -> Result<Arc<Inode>> {
+        let dir = self.inodes.get(parent)?;
+        if dir.role.is_history() {
+            return self.absorb_version(&dir, item, asked);
+        }
         if item.kind == FileKind::Dir {
             if let Some(inode) = self.inodes.child(parent, &item.name).filter(|i| i.kind() == FileKind::Dir) {
                 let mut state = inode.state.lock();
@@ -520,7 +527,7 @@ impl Fs {
             Ok(inode) => inode,
             Err(e) => return Some(Err(e)),
         };
-        if ino != ROOT {
+        if ino != ROOT && !inode.role.is_history() {
             let state = inode.state.lock();
             let own = state.writer.is_some() || !state.stored || state.attr_pending;
             let told = match state.attr.kind {

@@ -28,6 +28,7 @@ mod overview;
 mod past;
 mod rename;
 pub mod setattr;
+mod versions_dir;
 mod writeback;
 mod xattr;
 
@@ -68,6 +69,8 @@ pub struct Settings {
     pub read_only: bool,
     /// The bucket is shown as it was at this time.
     pub as_of: Option<SystemTime>,
+    /// `.versions` is a directory of versions (`versions=dir`).
+    pub versions_dir: bool,
     /// How long attributes and listings are believed.
     pub metadata_ttl: Duration,
     /// How long the absence of a name is believed.
@@ -255,7 +258,7 @@ impl Fs {
         if let Some(inode) = self.inodes.child(dir, name) {
             return inode.ino;
         }
-        let hash = self.inodes.prefix(dir).and_then(|p| match kind {
+        let hash = self.inodes.path(dir).and_then(|p| match kind {
             FileKind::Dir => p.dir(name).map(|d| d.as_str().to_owned()),
             _ => p.file(name).map(|k| k.as_str().to_owned()),
         });

@@ -27,15 +27,15 @@ const PARALLEL: usize = 16;
 
 /// Takes of each key the version that was current at a time.
 #[derive(Debug, Default)]
-struct Sieve {
+pub(super) struct Sieve {
     /// The key whose version has been found; its older ones count no more.
-    decided: Option<String>,
+    pub decided: Option<String>,
 }
 
-/// Where a listing of the past goes on.
+/// Where a listing of versions goes on.
 pub(super) struct Spot {
-    from: VersionMarker,
-    sieve: Sieve,
+    pub from: VersionMarker,
+    pub sieve: Sieve,
 }
 
 impl Sieve {
@@ -49,7 +49,7 @@ impl Sieve {
     }
 }
 
-fn listed(version: ObjectVersion) -> Listed {
+pub(super) fn listed(version: ObjectVersion) -> Listed {
     Listed {
         key: version.key,
         size: version.size,
@@ -60,7 +60,7 @@ fn listed(version: ObjectVersion) -> Listed {
     }
 }
 
-fn right(e: Error) -> Error {
+pub(super) fn right(e: Error) -> Error {
     match e.kind() {
         Kind::Denied => e.with_fix("listing what was stored needs s3:ListBucketVersions on the bucket"),
         _ => e,
@@ -80,7 +80,11 @@ impl Fs {
             page.prefixes.into_iter().map(|p| Box::pin(self.if_it_was(p, time)) as _).collect();
         let prefixes: Vec<_> = stream::iter(asks).buffered(PARALLEL).try_collect().await?;
         let page_then = Page { objects, prefixes: prefixes.into_iter().flatten().collect(), next: None };
-        Ok(Shown { page: page_then, next: page.next.map(|from| From::Past(Spot { from, sieve })) })
+        Ok(Shown {
+            page: page_then,
+            versions: Vec::new(),
+            next: page.next.map(|from| From::Past(Spot { from, sieve })),
+        })
     }
 
     async fn if_it_was(&self, prefix: String, time: SystemTime) -> Result<Option<String>> {

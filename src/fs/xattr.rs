@@ -176,6 +176,7 @@ impl Fs {
                 return Ok(format!("s3://{}/{}", self.s3.bucket(), self.settings.root).into_bytes());
             }
             (Attribute::Bucket(_), false) | (_, true) => return Err(none()),
+            _ if inode.role.is_history() => return Err(none()),
             _ => {}
         }
         if attribute == Attribute::Uri {

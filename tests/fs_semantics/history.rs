@@ -353,3 +353,139 @@ async fn a_listing_of_the_past_streams() {
     m.stat("there").await.unwrap();
     assert!(m.find("missing").await.unwrap().is_none());
 }
+
+// R91
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_are_a_directory_on_request() {
+    let w = versioned();
+    w.put_at(10, "d/f", "one");
+    w.put_at(20, "d/f", "two!");
+    w.put_at(10, "d/gone", "was here");
+    w.put_at(10, "d/both", "a file");
+    w.put_at(10, "d/both/file", "below");
+    w.put_at(10, "d/lost/file", "in a lost directory");
+    let now = w.mount();
+    for key in ["d/gone", "d/lost/file"] {
+        now.unlink(key).await.unwrap();
+        w.date(30, key);
+    }
+    w.put_at(40, "d/f", "three");
+    let m = w.mount_with("versions=dir");
+    assert_eq!(m.ls("d").await, ["both/", "both@@file", "f"], "not listed");
+    w.requests();
+    assert_eq!(m.ls("d/.versions").await, ["both/", "both@@file/", "f/", "gone/", "lost/"]);
+    let stamp =
+        |second: u64| jiff::Timestamp::try_from(at(second)).unwrap().strftime("%Y-%m-%dT%H.%M.%S.000Z").to_string();
+    let ids = w.ids("d/f");
+    let expected: Vec<String> =
+        [40, 20, 10].iter().zip(ids.iter().rev()).map(|(second, id)| format!("{} {id}", stamp(*second))).collect();
+    assert_eq!(m.ls("d/.versions/f").await, expected);
+    let sent = w.requests();
+    assert_eq!(sent, counted(&[("ListObjectVersions", 2)]), "no request for a single version");
+    for (version, content) in expected.iter().zip(["three", "two!", "one"]) {
+        let path = format!("d/.versions/f/{version}");
+        assert_eq!(m.read(&path).await.unwrap(), content);
+        let attr = m.stat(&path).await.unwrap().attr;
+        assert_eq!(attr.size, content.len() as u64);
+    }
+    assert_eq!(m.stat(&format!("d/.versions/f/{}", expected[2])).await.unwrap().attr.mtime, at(10));
+    assert_eq!(m.ls("d/.versions/gone").await.len(), 1, "without the mark of its deletion");
+    assert_eq!(m.ls("d/.versions/lost").await, ["file/"]);
+    let lost = m.ls("d/.versions/lost/file").await.remove(0);
+    assert_eq!(m.read(&format!("d/.versions/lost/file/{lost}")).await.unwrap(), "in a lost directory");
+    assert_eq!(m.ls("d/.versions/both").await, ["file/"]);
+    assert_eq!(m.ls("d/.versions/both@@file").await.len(), 1);
+    // By name alone, on a mount that has listed nothing.
+    let m = w.mount_with("versions=dir");
+    assert_eq!(m.read(&format!("d/.versions/f/{}", expected[1])).await.unwrap(), "two!");
+    assert!(m.find("d/.versions/missing").await.unwrap().is_none());
+    assert!(m.find(&format!("d/.versions/gone/{}", expected[1])).await.unwrap().is_none(), "of another file");
+    assert!(m.find("d/.versions/f/nonsense").await.unwrap().is_none());
+    assert_eq!(m.stat("d/.versions").await.unwrap().attr.kind, FileKind::Dir);
+    assert_eq!(m.ls(".versions").await, ["d/"]);
+    assert_eq!(m.ls("d/both/.versions").await, ["file/"]);
+    // Not asked for, it is a name like any other; and an object of that name is that object.
+    assert!(w.mount().find("d/.versions").await.unwrap().is_none());
+    w.put("real/.versions", "an object");
+    assert_eq!(w.mount_with("versions=dir").read("real/.versions").await.unwrap(), "an object");
+}
+
+// R91
+#[tokio::test(flavor = "multi_thread")]
+async fn directories_of_versions_cannot_be_changed() {
+    let w = versioned();
+    w.put_at(10, "d/f", "one");
+    w.put_at(20, "d/f", "two");
+    let m = w.mount_with("versions=dir,metadata_ttl=0");
+    let old = format!("d/.versions/f/{}", m.ls("d/.versions/f").await[1]);
+    let (versions, of_file) = (m.stat("d/.versions").await.unwrap().ino, m.stat("d/.versions/f").await.unwrap().ino);
+    let chmod = || Change { perm: Some(0o777), ..Change::default() };
+    w.requests();
+    for dir in ["d/.versions", "d/.versions/f"] {
+        let new = format!("{dir}/new");
+        assert_eq!(kind(m.create(&new, read_write()).await), Kind::ReadOnly, "{dir}");
+        assert_eq!(kind(m.mkdir(&new).await), Kind::ReadOnly, "{dir}");
+        assert_eq!(kind(m.symlink(m.stat(dir).await.unwrap().ino, &name("new"), "x", OWNER).await), Kind::ReadOnly);
+        assert_eq!(kind(m.rename("d/f", &new).await), Kind::ReadOnly, "{dir}");
+        assert_eq!(kind(m.rename(dir, "elsewhere").await), Kind::ReadOnly, "{dir}");
+        let (parent, last) = m.parent(dir).await;
+        assert_eq!(kind(m.rmdir(parent, &name(last)).await), Kind::ReadOnly, "{dir}");
+        let ino = m.stat(dir).await.unwrap().ino;
+        assert_eq!(kind(m.setattr(ino, None, chmod()).await), Kind::ReadOnly, "{dir}");
+        assert_eq!(kind(m.setxattr(ino, "user.k", b"v", false, false).await), Kind::ReadOnly, "{dir}");
+        assert_eq!(kind(m.getxattr(ino, "user.s3.etag").await), Kind::NoAttribute, "{dir}");
+        assert_eq!(m.getattr(ino).await.unwrap().attr.perm, 0o555, "{dir}");
+    }
+    assert_eq!(kind(m.open(&old, read_write()).await), Kind::ReadOnly);
+    assert_eq!(kind(m.unlink(&old).await), Kind::ReadOnly);
+    assert_eq!(kind(m.rename(&old, "d/f").await), Kind::ReadOnly);
+    assert_eq!(kind(m.mkdir("d/.versions").await), Kind::Exists);
+    let changes =
+        w.requests().into_keys().filter(|op| op.starts_with("Put") || op.starts_with("Delete") || op == "CopyObject");
+    assert_eq!(changes.collect::<Vec<_>>(), Vec::<String>::new());
+    assert_eq!(m.getattr(versions).await.unwrap().attr.kind, m.getattr(of_file).await.unwrap().attr.kind);
+    // What cp does to bring a version back.
+    let (from, to) = (
+        m.open(&old, read_only()).await.unwrap().fh,
+        m.open("d/f", OpenMode::of_flags(libc::O_RDWR | libc::O_TRUNC)).await.unwrap().fh,
+    );
+    m.copy_range((from, 0), (to, 0), 100).await.unwrap();
+    m.close(to).await.unwrap();
+    assert_eq!(w.get("d/f").unwrap(), "one");
+    assert_eq!(m.ls("d/.versions/f").await.len(), 3);
+    // What this mount stores shows at once.
+    let m = w.mount_with("versions=dir");
+    assert!(m.find("d/.versions/g").await.unwrap().is_none());
+    assert_eq!((m.ls("d/.versions").await.len(), m.ls("d/.versions/f").await.len()), (1, 3));
+    m.write("d/f", b"four").await.unwrap();
+    m.write("d/g", b"new").await.unwrap();
+    assert_eq!((m.ls("d/.versions").await.len(), m.ls("d/.versions/f").await.len()), (2, 4));
+    assert!(m.find("d/.versions/g").await.unwrap().is_some());
+    // A renamed directory has the history of its new name.
+    m.rename("d", "e").await.unwrap();
+    assert_eq!(m.ls("e").await, ["f", "g"]);
+    assert_eq!(m.ls("e/.versions/f").await.len(), 1);
+    assert_eq!(m.ls(".versions").await, ["d/", "e/"]);
+    assert_eq!(m.ls(".versions/d/f").await.len(), 4);
+}
+
+// R91
+#[tokio::test(flavor = "multi_thread")]
+async fn long_histories_are_listed_in_pages() {
+    let w = versioned();
+    for second in 0..45 {
+        w.put_at(second, "f", "x");
+    }
+    for i in 0..25 {
+        w.put_at(1, &format!("g{i:02}"), "y");
+        w.put_at(2, &format!("g{i:02}"), "z");
+    }
+    w.server.knobs().set(|b| b.page_size = Some(10));
+    let m = w.mount_with("versions=dir");
+    let listed = m.ls(".versions/f").await;
+    assert_eq!(listed.len(), 45);
+    assert!(listed.is_sorted_by(|a, b| a > b), "newest first");
+    assert_eq!(m.ls(".versions").await.len(), 26);
+    let oldest = format!(".versions/f/{}", listed[44]);
+    assert_eq!(w.mount_with("versions=dir").stat(&oldest).await.unwrap().attr.size, 1);
+}
