@@ -94,7 +94,9 @@ class Bench:
         self.work = tempfile.mkdtemp(prefix="xosfs-bench-")
         self.local = f"{self.work}/local"
         argv = [args.xosfs, "demo", "--serve-only", "--bucket", BUCKET, *MODELS[model][1]]
-        self.server = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        # Away from the terminal: an interrupt ends the run, which then still has to unmount.
+        self.server = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                                       start_new_session=True)
         exports = {}
         for line in self.server.stdout:
             if line.strip() == "ready":
