@@ -60,6 +60,8 @@ pub fn fs_settings(options: &Options, provider: &'static Provider, root: Prefix)
             dir_perm: (options.dir_bits() & 0o7777) as u16,
         },
         read_only: options.read_only,
+        as_of: options.as_of,
+        versions_dir: options.versions == options::Versions::Dir,
         metadata_ttl: options.metadata_ttl,
         negative_ttl: options.negative_ttl,
         store_attrs: options.attrs == Attrs::Store,

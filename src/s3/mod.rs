@@ -56,7 +56,7 @@ pub use object::Get;
 pub use operation::RequestCounts;
 pub use post::{Post, PostCondition, PostKey, PresignedPost};
 pub use presign::{PRESIGN_DEFAULT, PRESIGN_MOST, Presign, PresignMethod, Presigned};
-pub use sts::{AssumeRole, SESSION_DEFAULT, Session, SessionPolicy, Sts, StsSettings, role_credentials};
+pub use sts::{AssumeRole, SESSION_DEFAULT, Session, Sts, StsSettings, role_credentials};
 pub use types::*;
 pub use versions::{ObjectVersion, Restoring, VersionMarker, VersionPage, VersionQuery};
 
