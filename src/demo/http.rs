@@ -270,8 +270,8 @@ pub(super) async fn serve(
     let (operation, key) = (logged.operation, logged.key.clone());
     let progress = shared.log.add(logged);
     let number = shared.requests.fetch_add(1, Ordering::Relaxed);
-    let id = format!("{:016X}", (now() << 20) | (number & 0xf_ffff));
     let behaviour = shared.knobs.behaviour();
+    let id = format!("{}{:016X}", if behaviour.ceph { "tx" } else { "" }, (now() << 20) | (number & 0xf_ffff));
     if !behaviour.latency.is_zero() {
         tokio::time::sleep(behaviour.latency).await;
     }

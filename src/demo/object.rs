@@ -226,6 +226,7 @@ impl Service {
         let acl =
             Acl::of_headers(i.acl.as_ref().map(|a| a.as_str()), &grants, owner, Some(&bucket_owner), &self.0.users)?;
         let conditions = Conditions { if_match: i.if_match.take(), if_none_match: i.if_none_match.take() };
+        let conditions = self.kept_conditions(&i.bucket, conditions)?;
         // A condition that fails already need not wait for the body.
         self.0.store.with_bucket(&i.bucket, |b| self.0.store.check_conditions(b, &i.key, &conditions))?;
         let attributes = attributes!(i)?;
