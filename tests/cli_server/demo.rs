@@ -124,7 +124,9 @@ fn what_is_wrong_with_a_demo_is_one_line() {
     }
     let ran = run(command(env!("CARGO_BIN_EXE_xosfs")).args(["demo", "--serve-only", "--listen", "here"]));
     assert!(ran.code == Some(2) && ran.err.contains("--listen"), "{ran:?}");
-    for (name, value, part) in [("--latency", "soon", "soon"), ("--latency", "60001", "60000"), ("--bandwidth", "1", "range")] {
+    for (name, value, part) in
+        [("--latency", "soon", "soon"), ("--latency", "60001", "60000"), ("--bandwidth", "1", "range")]
+    {
         let ran = run(command(env!("CARGO_BIN_EXE_xosfs")).args(["demo", "--serve-only", name, value]));
         assert!(ran.code == Some(2) && ran.err.contains(name) && ran.err.contains(part), "{ran:?}");
     }

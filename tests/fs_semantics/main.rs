@@ -14,7 +14,9 @@ mod history;
 mod mounted;
 mod names;
 mod rename;
+mod settling;
 mod staging;
+mod streamed;
 mod versions;
 mod writing;
 
