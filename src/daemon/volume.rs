@@ -141,6 +141,7 @@ pub fn build_with(options: &Options, root: Prefix, s3: S3, journal: Option<Arc<J
     let write = WriteSettings {
         limits: limits(options, provider),
         conditional_puts: provider.conditional_put,
+        conditional_puts_versions: provider.conditional_put_versions,
         conditional_copies: provider.conditional_copy,
         on_conflict: match options.on_conflict {
             options::OnConflict::Overwrite => OnConflict::Overwrite,

@@ -84,9 +84,10 @@ impl Fs {
             let class = facts.storage_class.clone().unwrap_or_default();
             // Quoted for a shell: keys have spaces and worse.
             let quoted = key.as_str().replace('\'', r"'\''");
+            let bucket = self.s3.bucket();
             let fix = format!(
-                "restore it first, as with aws s3api restore-object --bucket {} --key '{quoted}' --restore-request Days=1",
-                self.s3.bucket()
+                "restore it first: xosfs object restore set 's3://{bucket}/{quoted}', or \
+                 aws s3api restore-object --bucket {bucket} --key '{quoted}' --restore-request Days=1"
             );
             return Err(Error::new(Kind::Archived, format!("open object of class {class}"))
                 .with_key(key)
