@@ -13,6 +13,7 @@
 
 mod acl;
 mod address;
+mod backoff;
 mod body;
 mod bucket;
 mod configuration;
