@@ -570,7 +570,7 @@ mod tests {
         assert!(session(b"<AssumeRoleResponse/>", now).is_err());
     }
 
-    // XOS-STS-11 to XOS-STS-16
+    // XOS-STS-11 to XOS-STS-14, XOS-STS-16
     #[test]
     fn ready_made_policies_fit_and_name_the_bucket() {
         for policy in SessionPolicy::ALL {

@@ -16,6 +16,7 @@ mod rename;
 mod staging;
 mod versions;
 mod writing;
+mod wrong_values;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
