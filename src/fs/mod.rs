@@ -18,14 +18,17 @@ pub mod file;
 mod graves;
 mod habit;
 mod handle;
+mod history;
 pub mod inode;
 mod kept;
 mod known;
 mod listing;
 mod lookup;
 mod overview;
+mod past;
 mod rename;
 pub mod setattr;
+mod versions_dir;
 mod writeback;
 mod xattr;
 
@@ -64,6 +67,10 @@ pub struct Settings {
     pub root: Prefix,
     pub defaults: Defaults,
     pub read_only: bool,
+    /// The bucket is shown as it was at this time.
+    pub as_of: Option<SystemTime>,
+    /// `.versions` is a directory of versions (`versions=dir`).
+    pub versions_dir: bool,
     /// How long attributes and listings are believed.
     pub metadata_ttl: Duration,
     /// How long the absence of a name is believed.
@@ -135,6 +142,8 @@ pub struct Fs {
     acl_unsupported: AtomicBool,
     tags_unsupported: AtomicBool,
     restore_unsupported: AtomicBool,
+    /// Versions may not be read: said once.
+    versions_denied: AtomicBool,
     stopping: AtomicBool,
     mounted: SystemTime,
 }
@@ -162,6 +171,7 @@ impl Fs {
             acl_unsupported: AtomicBool::new(!settings.provider.acl.supported),
             tags_unsupported: AtomicBool::new(!settings.provider.tags.supported),
             restore_unsupported: AtomicBool::new(settings.provider.restore.is_none()),
+            versions_denied: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             mounted,
             s3,
@@ -248,7 +258,7 @@ impl Fs {
         if let Some(inode) = self.inodes.child(dir, name) {
             return inode.ino;
         }
-        let hash = self.inodes.prefix(dir).and_then(|p| match kind {
+        let hash = self.inodes.path(dir).and_then(|p| match kind {
             FileKind::Dir => p.dir(name).map(|d| d.as_str().to_owned()),
             _ => p.file(name).map(|k| k.as_str().to_owned()),
         });

@@ -50,10 +50,12 @@ impl Fs {
         }
         let source = self.existing(from.0, from.1).await?;
         let target = self.child(to.0, to.1).await?;
+        source.changeable()?;
         if let Some(target) = &target {
             if no_replace {
                 return Err(Error::new(Kind::Exists, "rename").with_key(to.1));
             }
+            target.changeable()?;
             if target.ino == source.ino {
                 return Ok(());
             }

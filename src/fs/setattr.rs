@@ -30,6 +30,7 @@ impl Fs {
     pub async fn setattr(self: &Arc<Self>, ino: Ino, fh: Option<Fh>, change: Change) -> Result<Entry> {
         self.writable()?;
         let inode = self.inodes.get(ino)?;
+        inode.changeable()?;
         if let Some(size) = change.size {
             self.truncate(&inode, fh, size).await?;
         }

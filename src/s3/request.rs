@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::body::{Permits, Progress, Upload};
 use super::digest::{Checksum, Doubt, Vouched};
-use super::failure::{Answered, Connect, Failure, answered};
+use super::failure::{Answered, Connect, Failure, answered, has_ceph_id};
 use super::operation::Op;
 use super::types::Payload;
 use super::{Addressing, Place, S3, Signature, address, sign_v2, xml};
@@ -345,8 +345,8 @@ impl S3 {
         let mut response = result?;
         // A transfer may have outlived the deadline; its answer still gets the usual time.
         let deadline = if action.bulk { Instant::now() + shared.settings.op_timeout } else { deadline };
-        let status = response.status().as_u16();
-        let headers = response.headers().clone();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        shared.ceph.fetch_or(has_ceph_id(&headers), Ordering::Relaxed);
         if !response.status().is_success() {
             let body = self.read(&mut response, ERROR_MAX, deadline).await.unwrap_or_default();
             return Err(answered(status, &headers, &body));

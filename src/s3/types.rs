@@ -109,6 +109,8 @@ pub struct Listed {
     pub etag: Option<ETag>,
     pub last_modified: Option<SystemTime>,
     pub storage_class: Option<String>,
+    /// Where it came from a listing of versions.
+    pub version: Option<Arc<str>>,
 }
 
 /// Where a listing goes on. Opaque: made by one page, given back for the next.

@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use crate::error::{Error, Kind, Result};
-use crate::s3::{Condition, NewObject};
+use crate::s3::NewObject;
 
 use super::journal::{Blob, INLINE, Journal, Live, PendingState, Replay, Saved};
 use super::layers::Layer;
@@ -101,7 +101,7 @@ impl Writer {
             key: live.key,
             object: live.object,
             condition: live.condition,
-            replaces: Condition::None,
+            replaces: live.replaces,
             size: live.size,
             expected: 0,
             layers,

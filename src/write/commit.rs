@@ -152,25 +152,40 @@ async fn bytes(io: &Arc<Writes>, job: &Job) -> Result<Stored> {
     let mut clean = plan::untouched(job.visible, &dirty);
     clean.extend(job.copied.iter().map(|(range, _)| range));
     clean.sort_by_key(|r| r.start);
+    let mut refused: Option<Error> = None;
     loop {
-        let limits = io.limits();
-        match plan(&clean, job.size, &limits).map_err(|e| e.with_key(&job.key))? {
-            Plan::Put => return put(io, job).await,
+        let mut limits = io.limits();
+        limits.part_copy &= refused.is_none();
+        let stored = match plan(&clean, job.size, &limits).map_err(|e| e.with_key(&job.key))? {
+            Plan::Put => put(io, job).await?,
             Plan::Parts(parts) => {
+                let copies = parts.iter().any(|p| matches!(p, PlannedPart::Copy(_)));
                 let upload = Upload::new(io.clone(), job.key.clone(), job.object.clone());
                 let parts = parts.into_iter().zip(1..).map(|(p, n)| (n, p)).collect();
                 let done = match send_parts(io, job, &upload, parts).await {
                     // It was learnt just now that this store copies no parts.
                     Err(e) if e.kind() == Kind::Unsupported && limits.part_copy && !io.limits().part_copy => continue,
+                    // Ceph 16 refuses copies of parts to every session of a role, which may read and write all the same.
+                    Err(e) if e.kind() == Kind::Denied && copies => {
+                        refused = Some(e);
+                        continue;
+                    }
                     done => done?,
                 };
                 for source in upload.copied_from() {
                     let own = job.base.as_ref().filter(|b| **b == source);
                     unchanged(io, &source).await.map_err(|e| own.map_or(e.clone(), |b| base_error(e, b)))?;
                 }
-                return upload.complete(&done, job.size, job.condition.clone()).await;
+                upload.complete(&done, job.size, job.condition.clone()).await?
             }
+        };
+        if let Some(error) = refused {
+            tracing::warn!(
+                "these keys may not copy parts inside the store: bytes are fetched and sent from now on: {error}"
+            );
+            io.no_part_copy.store(true, Ordering::Relaxed);
         }
+        return Ok(stored);
     }
 }
 

@@ -18,11 +18,11 @@ use crate::budget::Lease;
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
 use crate::read::Object;
-use crate::s3::{Condition, Directive, NewObject, Part, Payload, Source, Stored};
+use crate::s3::{Condition, Directive, NewObject, Part, Payload, Source, Stored, Versioning};
 
 use super::extents::Extent;
 use super::overlay::{Origin, Piece};
-use super::{Writes, staging};
+use super::{Writes, is_passing, staging};
 
 /// Pauses between attempts to abort, on top of those of the client.
 const ABORT_PAUSE: Duration = Duration::from_millis(100);
@@ -152,7 +152,24 @@ impl Writes {
             Write::Complete(id, parts) => self.s3.complete_upload(key, id, parts, condition).await,
         };
         self.progressed();
+        if done.as_ref().is_ok_and(|stored| stored.version.is_some()) {
+            self.saw_versions.store(true, Ordering::Relaxed);
+        }
         done
+    }
+
+    /// Whether the condition of a PUT may be ignored in silence: in a bucket with versions, by Ceph's gateway.
+    async fn may_ignore_conditions(&self) -> bool {
+        if self.settings.conditional_puts_versions && !self.s3.is_ceph() {
+            return false;
+        }
+        let ask = async || match self.s3.versioning().await {
+            Ok(versioning) => Ok(versioning != Versioning::Off),
+            // A look too many does no harm.
+            Err(e) if !is_passing(e.kind()) => Ok(true),
+            Err(e) => Err(e),
+        };
+        self.saw_versions.load(Ordering::Relaxed) || *self.has_versions.get_or_try_init(ask).await.unwrap_or(&true)
     }
 
     /// Makes an object appear, subject to `condition` in the way this store can.
@@ -161,7 +178,10 @@ impl Writes {
             return self.write_once(key, &write, &condition).await;
         }
         // Stores with conditional PUTs may ignore conditions on the others, or know them only here.
-        let plain = matches!(write, Write::Put(..));
+        let mut plain = matches!(write, Write::Put(..));
+        if plain && self.settings.conditional_puts {
+            plain = !self.may_ignore_conditions().await;
+        }
         if !plain {
             self.look(key, &condition).await?;
         }

@@ -76,6 +76,17 @@ impl Table {
         Ok(table)
     }
 
+    /// Reads the list of tests that `server` cannot pass: `TEST: REASON` a line, the test without its binary.
+    pub fn leave_out(&mut self, server: &str, list: &str) {
+        let reasons: BTreeMap<&str, &str> =
+            list.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.split_once(": ")).collect();
+        for test in self.rows.iter().flat_map(|r| &r.tests) {
+            if let Some(reason) = test.split_once("::").and_then(|(_, name)| reasons.get(name)) {
+                self.skips.insert((server.to_owned(), test.clone()), (*reason).to_owned());
+            }
+        }
+    }
+
     fn line(&mut self, line: &str) -> Result<(), String> {
         if line.is_empty() || line.starts_with('#') {
             return Ok(());
@@ -164,4 +175,7 @@ fn mistakes_in_the_table_are_found() {
     assert_eq!(table.why_not("b::y", "radosgw"), Some("not there"));
     assert_eq!(table.why_not("b::x", "embedded"), Some("it is too simple"));
     assert_eq!(table.why_not("b::x", "moto"), Some("no other has it"));
+    let mut table = table;
+    table.leave_out("radosgw", "# why\nx: cannot do it\nz: nor this\n");
+    assert_eq!(table.why_not("b::x", "radosgw"), Some("cannot do it"));
 }

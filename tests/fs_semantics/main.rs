@@ -10,6 +10,7 @@ mod common;
 
 mod attributes;
 mod errors;
+mod history;
 mod mounted;
 mod names;
 mod rename;
