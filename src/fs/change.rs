@@ -187,7 +187,7 @@ impl Fs {
         }
         inode.changeable()?;
         self.settle_copies(None).await;
-        let _changing = inode.changing.lock().await;
+        let _changing = self.changing(&inode).await?;
         let key = self.inodes.key(inode.ino)?;
         let (writer, _, open) = self.usage(&inode);
         if let Some(w) = &writer {

@@ -136,7 +136,12 @@ impl Fs {
             let size = range.end - range.start;
             // XOS-MPU-09: a range counts only for sources over 5 MB.
             let range = (size < from.size).then_some(range);
-            copies.push(Box::pin(self.s3.copy_part(to, &upload, number, source, range, size)));
+            let copy = self.s3.copy_part(to, &upload, number, source, range, size);
+            copies.push(Box::pin(async move {
+                let part = copy.await;
+                self.writes.progressed();
+                part
+            }));
         }
         let parts: Vec<Result<Part>> = stream::iter(copies).buffered(COPY_PARALLEL).collect().await;
         let result = match self.parts_of_one_version(from, parts).await {
@@ -245,7 +250,7 @@ impl Fs {
         if !inode.state.lock().attr_pending {
             return Ok(());
         }
-        let _changing = inode.changing.lock().await;
+        let _changing = self.changing(inode).await?;
         let (pending, attr, dirty) = {
             let state = inode.state.lock();
             let dirty = state.writer.as_ref().is_some_and(|w| w.is_dirty());

@@ -56,6 +56,8 @@ pub struct WriteMode {
     pub append: bool,
     /// The writer lacks the right to keep setuid and setgid.
     pub kill_suid: bool,
+    /// The thread that writes, 0 when nobody knows; `None` when [`Fs::used_by`] has been told.
+    pub thread: Option<u32>,
 }
 
 /// What a writer needs of the object it starts from.
@@ -274,7 +276,7 @@ impl Fs {
                 }
             }
             // A self-copy that is under way knows of no writer: what one stored meanwhile would be undone by it.
-            let _changing = inode.changing.lock().await;
+            let _changing = self.changing(inode).await?;
             if inode.state.lock().writer.is_some() {
                 continue;
             }
@@ -512,7 +514,7 @@ impl Fs {
         if !handle.write {
             return Some(Err(Kind::BadHandle.into()));
         }
-        if mode.append {
+        if mode.append || mode.thread.is_some_and(|t| !handle.users.knows(t)) {
             return None;
         }
         let writer = handle.inode.state.lock().writer.clone()?;
@@ -530,6 +532,9 @@ impl Fs {
         let handle = self.handles.file(fh)?;
         if !handle.write {
             return Err(Kind::BadHandle.into());
+        }
+        if let Some(thread) = mode.thread {
+            handle.users.note(&self.threads, thread).await;
         }
         let writer = self.writer(&handle.inode).await?;
         if mode.append {

@@ -153,7 +153,8 @@ pub struct Inode {
     pub ino: Ino,
     pub role: Role,
     pub state: Mutex<State>,
-    /// Serialises what changes the stored object outside of a commit: self-copies, ACL and tag writes, rename.
+    /// Serialises what changes the stored object outside of a commit: self-copies, ACL and tag writes, rename. Taken by
+    /// `Fs::changing`, which does not wait for ever.
     pub changing: tokio::sync::Mutex<()>,
 }
 

@@ -28,6 +28,7 @@ mod overview;
 mod past;
 mod rename;
 pub mod setattr;
+mod users;
 mod versions_dir;
 mod writeback;
 mod xattr;
@@ -129,6 +130,7 @@ pub struct Fs {
     graves: graves::Graves,
     uploads: writeback::Uploads,
     habits: habit::Habits,
+    threads: users::Threads,
     /// Directories that show although the bucket holds no key of them: emptied on this mount.
     kept: Mutex<BTreeSet<Prefix>>,
     borrowers: copy_range::Borrowers,
@@ -160,6 +162,7 @@ impl Fs {
             graves: graves::Graves::default(),
             uploads: writeback::Uploads::default(),
             habits: habit::Habits::new(),
+            threads: users::Threads::default(),
             kept: Mutex::default(),
             borrowers: copy_range::Borrowers::default(),
             kernel: OnceLock::new(),
@@ -204,6 +207,13 @@ impl Fs {
                 k.invalidate_entry(parent, &name);
             }
         });
+    }
+
+    /// The right to change the stored object of a file outside of a commit. Errors: [`Kind::Timeout`] when somebody else
+    /// has it and gets nothing done.
+    async fn changing<'a>(&self, inode: &'a Inode) -> Result<tokio::sync::MutexGuard<'a, ()>> {
+        let held = self.writes.patient("another change of the file", inode.changing.lock()).await;
+        held.map_err(|e| self.inodes.key(inode.ino).map_or(e.clone(), |key| e.with_key(key)))
     }
 
     fn writable(&self) -> Result<()> {

@@ -85,7 +85,7 @@ impl Fs {
         from: (Ino, &Name),
         to: (Ino, &Name),
     ) -> Result<()> {
-        let _changing = source.changing.lock().await;
+        let _changing = self.changing(source).await?;
         let old = self.inodes.key(source.ino)?;
         let new = self.inodes.prefix(to.0)?.file(to.1)?;
         // Before the copy: a delete that waits for the last close of what was here must not take what comes here.

@@ -344,7 +344,7 @@ impl Fs {
         // Checked before anything is sent.
         let edit = Edit::of(&attribute, name, value, self.settings.provider)?;
         let limits = &self.settings.provider.tags;
-        let _changing = inode.changing.lock().await;
+        let _changing = self.changing(&inode).await?;
         if edit.is_of_tags_or_acl() {
             self.keep_of_dirty(&inode).await?;
         }

@@ -13,6 +13,7 @@
 
 mod acl;
 mod address;
+mod backoff;
 mod body;
 mod bucket;
 mod configuration;
@@ -52,6 +53,7 @@ pub use bucket::check_bucket_name;
 pub use configuration::*;
 pub use digest::Checksum;
 pub use documents::Document;
+pub use multipart::ends_upload;
 pub use object::Get;
 pub use operation::RequestCounts;
 pub use post::{Post, PostCondition, PostKey, PresignedPost};
@@ -306,7 +308,7 @@ impl S3 {
     }
 
     /// Now, by the store's clock as far as it is known.
-    fn store_time(&self) -> SystemTime {
+    pub fn store_time(&self) -> SystemTime {
         let offset = self.shared().clock.load(Ordering::Relaxed);
         let distance = Duration::from_millis(offset.unsigned_abs());
         let now = SystemTime::now();

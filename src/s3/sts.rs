@@ -19,9 +19,10 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::address::{self, encode};
+use super::backoff::backoff;
 use super::failure::{Answered, Failure, answered};
 use super::operation::Op;
-use super::request::{backoff, header};
+use super::request::header;
 use super::{sign_v4, xml};
 use crate::config::credentials::{Credentials, Fresh, Keys};
 use crate::config::provider::Provider;

@@ -81,6 +81,13 @@ pub struct NewObject {
     pub sse_kms_key: Option<String>,
 }
 
+impl NewObject {
+    /// Whether the store may have to be told more than the request that makes the object can carry.
+    pub fn needs_settling(&self) -> bool {
+        self.grants.is_some() || !self.tags.is_empty()
+    }
+}
+
 /// What HEAD and GET say of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectMeta {

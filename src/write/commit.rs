@@ -3,7 +3,8 @@
 //! 1. Nothing is visible before everything is there: the object appears with its one PUT or with the completion of
 //!    its upload, whose parts are counted first.
 //! 2. Never the whole file in memory: a part is gathered when its turn to be sent has come.
-//! 3. Any error ends the whole attempt and aborts the upload. The old object is what it was.
+//! 3. Any error ends the whole attempt, and the old object is what it was. The upload is aborted, but for that of a stream:
+//!    its parts are nowhere else, and the next attempt goes on with it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -362,6 +363,20 @@ async fn one_part(
 
 /// Completes a streamed upload: the held-back first part and the tail are still to be sent.
 async fn finish(io: &Arc<Writes>, job: &Job, stream: &Stream) -> Result<Stored> {
+    let all = stream.all.lock().clone();
+    let parts = match all {
+        Some(parts) => parts,
+        None => {
+            let parts = rest(io, job, stream).await?;
+            *stream.all.lock() = Some(parts.clone());
+            parts
+        }
+    };
+    stream.upload.complete(&parts, job.size, job.condition.clone()).await
+}
+
+/// Sends what a stream has not sent yet, and waits for what it has; all parts, in order.
+async fn rest(io: &Arc<Writes>, job: &Job, stream: &Stream) -> Result<Vec<Part>> {
     let mut rest = vec![(1, PlannedPart::Put(0..stream.shipped.start))];
     let (mut at, mut number) = (stream.shipped.end, stream.next);
     while at < job.size {
@@ -380,5 +395,5 @@ async fn finish(io: &Arc<Writes>, job: &Job, stream: &Stream) -> Result<Stored> 
     };
     parts.extend(sent);
     parts.sort_by_key(|p| p.number);
-    stream.upload.complete(&parts, job.size, job.condition.clone()).await
+    Ok(parts)
 }

@@ -238,12 +238,13 @@ impl Writes {
         done
     }
 
-    fn progressed(&self) {
+    /// A request got done: whoever is [patient](Writes::patient) goes on waiting.
+    pub fn progressed(&self) {
         self.progress.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Waits for `f` as long as requests get done; [`Kind::Timeout`] after `patience` without any.
-    async fn patient<T>(&self, what: &str, f: impl Future<Output = T>) -> Result<T> {
+    pub async fn patient<T>(&self, what: &str, f: impl Future<Output = T>) -> Result<T> {
         tokio::pin!(f);
         loop {
             let before = self.progress.load(Ordering::Relaxed);

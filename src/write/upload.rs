@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -46,6 +46,8 @@ pub(super) struct Upload {
     /// What parts were copied from.
     sources: Mutex<Vec<Object>>,
     complete: AtomicBool,
+    /// When (by the store's clock) its completion was first asked for: since then it may have happened.
+    asked: Mutex<Option<SystemTime>>,
 }
 
 impl Upload {
@@ -57,6 +59,7 @@ impl Upload {
             id: OnceCell::new(),
             sources: Mutex::default(),
             complete: AtomicBool::new(false),
+            asked: Mutex::default(),
         })
     }
 
@@ -90,7 +93,8 @@ impl Upload {
         self.sources.lock().clone()
     }
 
-    /// `parts` in order; their sizes must add up to `size`.
+    /// `parts` in order; their sizes must add up to `size`. May be asked again after an error, unless
+    /// [`crate::s3::ends_upload`] says that it is the last word.
     pub async fn complete(self: &Arc<Self>, parts: &[Part], size: u64, condition: Condition) -> Result<Stored> {
         let sum: u64 = parts.iter().map(|p| p.size).sum();
         if sum != size || parts.iter().zip(1..).any(|(p, n)| p.number != n) {
@@ -98,7 +102,18 @@ impl Upload {
             return Err(Error::new(Kind::Io, what).with_key(&self.key));
         }
         let id = self.id().await?;
-        let stored = self.io.conditional(&self.key, condition, Write::Complete(id, parts)).await?;
+        let asked = *self.asked.lock();
+        let made = match asked {
+            Some(since) => self.io.s3.completed(&self.key, id, parts, since).await?,
+            None => None,
+        };
+        let stored = match made {
+            Some(stored) => stored,
+            None => {
+                self.asked.lock().get_or_insert_with(|| self.io.s3.store_time());
+                self.io.conditional(&self.key, condition, Write::Complete(id, parts)).await?
+            }
+        };
         self.complete.store(true, Ordering::Relaxed);
         self.io.upload_ended(self.id.get().and_then(|b| b.token));
         Ok(stored)

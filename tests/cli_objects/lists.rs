@@ -208,6 +208,6 @@ fn a_list_of_obs_has_delivered_grants() {
         let told = place.fails(2, &["bucket", "acl", "set", "bucket", "--canned", canned]);
         assert!(told.contains("a canned ACL of buckets of this store is one of"), "{told}");
         let said = body(&["bucket", "acl", "set", "bucket", "--canned", canned]);
-        assert!(said.contains(&format!("\r\nx-amz-acl: {canned}\r\n")), "{said}");
+        assert!(said.contains(&format!("\r\nx-obs-acl: {canned}\r\n")), "{said}");
     }
 }

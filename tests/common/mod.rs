@@ -535,8 +535,7 @@ fn watch(pid: u32) -> Arc<(Mutex<bool>, Condvar)> {
 }
 
 /// Keeps tests of one process apart. Whoever starts a program forks: the child has all files that other threads have
-/// open, until it closes them on its way to the program. A mount takes that for what it is, a close(2), and stores a
-/// file half-written by another test, or finds it open when that test has closed it.
+/// open, until it closes them on its way to the program: a mount finds a file open when another test has closed it.
 pub fn alone() -> std::sync::MutexGuard<'static, ()> {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

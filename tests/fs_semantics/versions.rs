@@ -72,6 +72,26 @@ async fn only_the_store_can_say_that_a_file_is_missing() {
     }
 }
 
+// R7
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_may_not_list_find_and_make_files_by_name() {
+    let w = world();
+    w.put("there", "x");
+    w.put("dir/file", "y");
+    let m = w.mount();
+    let refused = |operation| Rule::new(operation, Action::Status(403, "AccessDenied".into())).always();
+    w.server.knobs().fail(refused("ListObjectsV2"));
+    w.server.knobs().fail(refused("ListObjects"));
+    assert_eq!(m.read("there").await.unwrap(), "x");
+    assert!(m.find("missing").await.unwrap().is_none(), "the store said 404 of the key itself");
+    m.write("made", b"new").await.unwrap();
+    assert_eq!(w.get("made").unwrap(), "new");
+    assert!(m.find("dir").await.unwrap().is_none(), "directories are what listings show");
+    // As AWS answers keys without the right to list: a missing object looks like a forbidden one.
+    w.server.knobs().fail(refused("HeadObject"));
+    assert_eq!(kind(m.find("not-there-either").await), Kind::Denied);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn kernel_pages_follow_the_version() {
     let w = world();

@@ -214,6 +214,56 @@ fn zeros_keep_to_the_limit() {
     }
 }
 
+/// A disk of its own, which is full soon.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn new(options: &str) -> SmallDisk {
+        let dir = TempDir::new().unwrap();
+        nix::mount::mount(Some("xosfs-test"), dir.path(), Some("tmpfs"), nix::mount::MsFlags::empty(), Some(options))
+            .expect("mount a tmpfs: this test wants to be root, as those of real mounts do");
+        SmallDisk(dir)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn a_full_disk_costs_the_zeros_first_and_then_the_record_that_has_no_room() {
+    let disk = SmallDisk::new("size=256k");
+    let (log, table, file) = log(&disk.0, 1 << 30);
+    let (requests, queue) = channel();
+    let thread = std::thread::spawn(move || log.run(&queue));
+    let write = |record: Record| {
+        let (tell, answer) = channel();
+        let done = Box::new(move |done| drop(tell.send(done)));
+        assert!(
+            requests.send(Request { change: Change::Record(record), durable: true, new_file: false, done }).is_ok()
+        );
+        answer.recv().unwrap()
+    };
+    let mut written = 0;
+    let refused = loop {
+        match write(upload(written + 1, 21_000)) {
+            Ok(()) => written += 1,
+            Err(e) => break e,
+        }
+    };
+    assert_eq!((refused.kind(), written), (crate::Kind::NoSpace, 12), "{refused}");
+    assert_eq!(fs::metadata(&file).unwrap().len(), table.lock().bytes());
+    // What is smaller still has room.
+    write(upload(written + 1, 10)).unwrap();
+    drop(requests);
+    thread.join().unwrap();
+    let found = scan(&Arc::new(disk.0.path().to_owned())).unwrap();
+    let sizes = [vec![21_000; 12], vec![10]].concat();
+    assert_eq!((numbers(&found, &sizes).len(), &found.damage[..]), (13, &[][..]));
+}
+
 fn batches() -> impl Strategy<Value = Vec<Vec<usize>>> {
     prop::collection::vec(prop::collection::vec(0..2000usize, 1..5), 1..5)
 }
