@@ -3,9 +3,10 @@
 //! Methods ending in `_now` answer from memory or not at all, and never wait: the FUSE thread calls them directly.
 //! Everything else is async and may take requests; the budget of each is in `docs/SEMANTICS.md`.
 //!
-//! Locks, outermost first: `Inode::changing` (async) → table → inode state → `graves`, `kept`, listings. The
+//! Locks, outermost first: `Inode::changing` (async) → walks → table → inode state → `graves`, `kept`, listings. The
 //! synchronous ones are never held across an await.
 
+mod ahead;
 pub mod attr;
 mod attribute;
 mod bucket_attribute;
@@ -26,6 +27,7 @@ mod lookup;
 mod overview;
 mod rename;
 pub mod setattr;
+mod walk;
 mod writeback;
 mod xattr;
 
@@ -122,6 +124,7 @@ pub struct Fs {
     graves: graves::Graves,
     uploads: writeback::Uploads,
     habits: habit::Habits,
+    aheads: ahead::Aheads,
     /// Directories that show although the bucket holds no key of them: emptied on this mount.
     kept: Mutex<BTreeSet<Prefix>>,
     borrowers: copy_range::Borrowers,
@@ -151,6 +154,7 @@ impl Fs {
             graves: graves::Graves::default(),
             uploads: writeback::Uploads::default(),
             habits: habit::Habits::new(),
+            aheads: ahead::Aheads::new(),
             kept: Mutex::default(),
             borrowers: copy_range::Borrowers::default(),
             kernel: OnceLock::new(),
