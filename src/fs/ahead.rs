@@ -198,7 +198,8 @@ impl Fs {
         if item.kind != FileKind::File || !(1..=BLOCK as u64).contains(&item.size) {
             return None;
         }
-        if item.storage_class.as_deref().is_some_and(is_archive_class) {
+        // Of a mount of the past: there the version has to be named.
+        if item.version.is_some() || item.storage_class.as_deref().is_some_and(is_archive_class) {
             return None;
         }
         let told = self.inodes.child(dir, &item.name).map(|inode| {
@@ -283,7 +284,7 @@ impl Fs {
                 return None;
             }
         }
-        let key = self.inodes.key(ino).ok()?;
+        let (key, _) = self.inodes.target(&inode).ok()?;
         match self.known_object(&inode, &key) {
             Ok(object) => Some(Ok(self.open_object(&inode, mode, object?))),
             Err(e) => Some(Err(e)),

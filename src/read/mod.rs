@@ -97,6 +97,8 @@ pub struct Reads {
     runtime: Handle,
     /// GETs for reading ahead.
     gets: Arc<Semaphore>,
+    /// GETs for objects that are fetched whole: fewer, because reads that miss go on meanwhile.
+    whole_gets: Arc<Semaphore>,
     /// Blocks being read ahead: they cannot be reclaimed, so they may be only a part of the budget.
     ahead: Arc<Semaphore>,
     /// When each streaming reader was last active.
@@ -122,6 +124,7 @@ impl Reads {
             s3,
             runtime: Handle::current(),
             gets: Arc::new(Semaphore::new(settings.max_gets.min(Semaphore::MAX_PERMITS))),
+            whole_gets: Arc::new(Semaphore::new(settings.max_gets.div_ceil(2).min(Semaphore::MAX_PERMITS))),
             ahead: Arc::new(Semaphore::new(ahead)),
             streams: Mutex::new(LruCache::new(STREAMS_MAX)),
             next_reader: AtomicU64::new(1),

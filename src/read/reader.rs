@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::fetch::runs;
@@ -165,7 +166,7 @@ impl Inner {
         let mut whole = self.whole.lock();
         while let Some(start) = *whole {
             let end = (start + self.reads.get_size()).min(self.object.size);
-            let asked = if start < end { self.fetch_ahead(start..end) } else { end };
+            let asked = if start < end { self.fetch_ahead(start..end, &self.reads.whole_gets) } else { end };
             *whole = (asked < self.object.size).then_some(asked);
             if asked < end {
                 return;
@@ -257,7 +258,7 @@ impl Inner {
         while let Some(wish) = self.wish(pattern, access) {
             let start = wish.range.start;
             let end = wish.range.end;
-            let asked = self.fetch_ahead(start..end);
+            let asked = self.fetch_ahead(start..end, &self.reads.gets);
             if asked > start {
                 pattern.asked(&wish, asked);
             }
@@ -267,15 +268,15 @@ impl Inner {
         }
     }
 
-    /// Starts GETs for the absent blocks of `range`; returns up to where everything is there or on its way.
-    fn fetch_ahead(&self, range: Range<u64>) -> u64 {
+    /// Starts GETs for the absent blocks of `range`, as many as `slots` has; returns up to where everything is there or on its way.
+    fn fetch_ahead(&self, range: Range<u64>, slots: &Arc<Semaphore>) -> u64 {
         let reads = &self.reads;
         let claims = reads.cache.claim_absent(&self.cached, blocks_of(&range));
         for run in runs(claims, reads.get_size() / BLOCK as u64) {
             // Ends the loop when there is no slot or no memory: the remaining claims are dropped, hence free again.
             let here = run.claims.first().map_or(range.end, |c| c.index() * BLOCK as u64);
             let blocks = run.claims.len() as u32;
-            let Ok(get) = reads.gets.clone().try_acquire_owned() else { return here };
+            let Ok(get) = slots.clone().try_acquire_owned() else { return here };
             let Ok(ahead) = reads.ahead.clone().try_acquire_many_owned(blocks) else { return here };
             let Some(lease) = reads.cache.budget().try_lease(run.cost(self.object.size)) else { return here };
             let fetch = reads.clone().fetch(self.object.clone(), self.cached.clone(), run, lease, None);
