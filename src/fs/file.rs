@@ -479,20 +479,33 @@ impl Fs {
     /// Errors: [`Kind::Stale`] when somebody replaced the object after this handle was opened.
     pub async fn read(self: &Arc<Self>, fh: Fh, offset: u64, len: usize) -> Result<Bytes> {
         let handle = self.handles.file(fh)?;
-        for _ in 0..3 {
+        let mut waited = false;
+        for _ in 0..4 {
             if let Some(reader) = handle.reader() {
                 let answer = reader.read(offset, len).await;
                 // This mount made a new version while the read was under way: ask for that one.
                 let moved = handle.reader().is_none_or(|now| !Arc::ptr_eq(&now, &reader));
                 match answer {
-                    Err(e) if moved && matches!(e.kind(), Kind::Stale | Kind::NotFound) => continue,
+                    Err(e) if moved && is_superseded(&e) => continue,
+                    // The store has the new version or name, and its answer is still on the way.
+                    Err(e) if !waited && is_superseded(&e) && handle.inode.changing.try_lock().is_err() => {
+                        waited = true;
+                        drop(self.changing(&handle.inode).await?);
+                        continue;
+                    }
                     Err(e) if e.kind() == Kind::NotFound => return Err(e.with_kind(Kind::Stale)),
                     other => return other,
                 }
             }
             let writer = handle.inode.state.lock().writer.clone();
             match writer {
-                Some(w) => return w.read(offset, len).await,
+                Some(w) => match w.read(offset, len).await {
+                    Err(e) if !waited && is_superseded(&e) && handle.inode.changing.try_lock().is_err() => {
+                        waited = true;
+                        drop(self.changing(&handle.inode).await?);
+                    }
+                    done => return done,
+                },
                 None => {
                     let object = self.current_object(&handle.inode).await?;
                     handle.set_reader(Some(self.reads.reader(object)));
@@ -558,4 +571,9 @@ impl Fs {
         self.note_write(&handle.inode, mode.kill_suid, true);
         Ok(())
     }
+}
+
+/// Whether the version that was read is not there any more.
+fn is_superseded(e: &Error) -> bool {
+    matches!(e.kind(), Kind::Stale | Kind::NotFound)
 }
