@@ -207,7 +207,7 @@ fn component_of(prefix: &Prefix, name: &Name) -> String {
 }
 
 impl Fs {
-    async fn page(self: &Arc<Self>, prefix: &Prefix, from: Option<Continue>) -> Result<Page> {
+    pub(super) async fn page(self: &Arc<Self>, prefix: &Prefix, from: Option<Continue>) -> Result<Page> {
         let query = ListQuery { prefix: prefix.as_str(), delimited: true, from, max_keys: None };
         self.s3.list(&query).await.map_err(|e| match e.kind() {
             Kind::Denied => e.with_fix("listing needs s3:ListBucket on the bucket"),
@@ -252,9 +252,14 @@ impl Fs {
                     self.finish(dir, s)?;
                     return Ok(());
                 }
+                let prefix = self.inodes.prefix(dir)?;
+                if let Some((asked, parsed)) = self.walked(dir, &prefix).await {
+                    s.asked = asked;
+                    s.next = Next::Done;
+                    return self.take_in(dir, &prefix, s, asked, parsed).await;
+                }
                 s.asked = asked;
                 s.buried = self.graves.all();
-                let prefix = self.inodes.prefix(dir)?;
                 self.page(&prefix, None).await
             }
             Next::Page(at, task) => {
@@ -283,17 +288,34 @@ impl Fs {
         // What was held back is as old as the page it came with.
         let told = if held.is_empty() { asked } else { s.page_asked };
         s.page_asked = asked;
+        let parsed = parse_page(&prefix, &page, held, last, self.settings.hide_odd_keys);
+        self.take_in(dir, &prefix, s, told, parsed).await?;
+        if last {
+            self.walked_past(&prefix, &s.items);
+        }
+        Ok(())
+    }
+
+    /// Adds what was listed at `told` to the stream, which knows whether that is all.
+    async fn take_in(
+        self: &Arc<Self>,
+        dir: Ino,
+        prefix: &Prefix,
+        s: &mut Stream,
+        told: Instant,
+        parsed: Parsed,
+    ) -> Result<()> {
+        let last = matches!(s.next, Next::Done);
         let first = s.items.len();
         s.asked_at.push((first, told));
-        let parsed = parse_page(&prefix, &page, held, last, self.settings.hide_odd_keys);
         if parsed.hidden > 0 {
-            self.note_hidden(&prefix, parsed.hidden);
+            self.note_hidden(prefix, parsed.hidden);
         }
         if parsed.folder_suffix {
             self.seen_folder_suffix.store(true, std::sync::atomic::Ordering::Relaxed);
         }
         s.held = parsed.held;
-        let items = self.tell_links(dir, &prefix, parsed.items).await;
+        let items = self.tell_links(dir, prefix, parsed.items).await;
         for item in items {
             let buried = !s.buried.is_empty() && prefix.file(&item.name).is_ok_and(|k| s.buried.contains(&k));
             let repeated = item.odd_marker.is_some() && s.items.iter().any(|i| i.name == item.name);

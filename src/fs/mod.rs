@@ -9,12 +9,14 @@
 pub mod attr;
 mod attribute;
 mod bucket_attribute;
+mod burst;
 mod change;
 mod close;
 mod copy;
 mod copy_range;
 mod drain;
 pub mod file;
+mod flat;
 mod graves;
 mod habit;
 mod handle;
@@ -26,6 +28,7 @@ mod lookup;
 mod overview;
 mod rename;
 pub mod setattr;
+mod walk;
 mod writeback;
 mod xattr;
 
@@ -122,6 +125,8 @@ pub struct Fs {
     graves: graves::Graves,
     uploads: writeback::Uploads,
     habits: habit::Habits,
+    bursts: burst::Bursts,
+    walks: walk::Walks,
     /// Directories that show although the bucket holds no key of them: emptied on this mount.
     kept: Mutex<BTreeSet<Prefix>>,
     borrowers: copy_range::Borrowers,
@@ -151,6 +156,8 @@ impl Fs {
             graves: graves::Graves::default(),
             uploads: writeback::Uploads::default(),
             habits: habit::Habits::new(),
+            bursts: burst::Bursts::new(settings.metadata_ttl),
+            walks: walk::Walks::new(settings.metadata_ttl),
             kept: Mutex::default(),
             borrowers: copy_range::Borrowers::default(),
             kernel: OnceLock::new(),

@@ -10,6 +10,7 @@ mod common;
 
 mod attributes;
 mod errors;
+mod listing;
 mod mounted;
 mod names;
 mod rename;
