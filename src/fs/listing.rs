@@ -21,6 +21,7 @@ use super::attr::FileKind;
 use super::copy::may_be_link;
 use super::inode::Ino;
 use super::known::Item;
+use super::ranges::{Piece, Ranges};
 use crate::error::{Error, Kind, Result};
 use crate::key::{Key, Name, Prefix};
 use crate::s3::{Continue, ListQuery, Page};
@@ -30,6 +31,8 @@ pub const FOLDER_SUFFIX: &str = "_$folder$";
 
 /// How many entries that may be links are asked for at a time.
 const LINKS_PARALLEL: usize = 16;
+/// Pages after which a directory is large.
+const LARGE: usize = 3;
 /// How many entries one call hands out at most: more than a reply of the kernel's usual size can take.
 const BATCH: usize = 1024;
 
@@ -42,6 +45,8 @@ enum Next {
     Start,
     /// Asked for at this time.
     Page(Instant, JoinHandle<Result<Page>>),
+    /// The directory is large.
+    Ranges(Box<Ranges>),
     Done,
 }
 
@@ -61,6 +66,11 @@ struct Stream {
     buried: HashSet<Key>,
     /// Whether a name was left out or changed, so that the list is not what the bucket holds.
     partial: bool,
+    /// The first key, and how many pages have come.
+    first_key: String,
+    pages: usize,
+    /// The store does not begin where it is told to.
+    one_by_one: bool,
 }
 
 /// Entries from one position of a directory on.
@@ -97,7 +107,16 @@ impl Stream {
             held: Vec::new(),
             buried: HashSet::new(),
             partial: false,
+            first_key: String::new(),
+            pages: 0,
+            one_by_one: false,
         }
+    }
+
+    /// From the start. A cookie then finds its place again, because the order is that of the keys.
+    fn again(&mut self, one_by_one: bool) {
+        *self = Stream::new();
+        self.one_by_one = one_by_one;
     }
 
     /// When the listing behind item `index` was asked for, and the end of the items of which the same is true.
@@ -215,7 +234,7 @@ impl Fs {
         })
     }
 
-    fn ask_page(self: &Arc<Self>, prefix: Prefix, from: Option<Continue>) -> JoinHandle<Result<Page>> {
+    pub(super) fn ask_page(self: &Arc<Self>, prefix: Prefix, from: Option<Continue>) -> JoinHandle<Result<Page>> {
         let fs = self.clone();
         tokio::spawn(async move { fs.page(&prefix, from).await })
     }
@@ -240,12 +259,30 @@ impl Fs {
     /// Adds the next page to the stream.
     async fn more(self: &Arc<Self>, dir: Ino, s: &mut Stream) -> Result<()> {
         let mut asked = Instant::now();
+        if let Next::Ranges(ranges) = &mut s.next {
+            return match ranges.next(self).await {
+                Ok(Piece::Page(asked, page, last)) => self.add_page(dir, s, asked, page, last).await,
+                Ok(Piece::Unfit) => {
+                    s.again(true);
+                    Ok(())
+                }
+                Err(e) => {
+                    s.again(false);
+                    Err(e)
+                }
+            };
+        }
         let page = match std::mem::replace(&mut s.next, Next::Start) {
+            Next::Ranges(_) => return Ok(()),
             Next::Done => {
                 s.next = Next::Done;
                 return Ok(());
             }
             Next::Start => {
+                if !s.items.is_empty() {
+                    // Whoever waited for a page before gave up.
+                    s.again(s.one_by_one);
+                }
                 if let Some((asked, items)) = self.listings.all(dir) {
                     s.asked = asked;
                     s.items = items;
@@ -270,20 +307,38 @@ impl Fs {
                 }
             }
         };
-        // After an error the stream starts over; a cookie then finds its place again, because the order is that of
-        // the keys.
-        let page = page.inspect_err(|_| {
-            s.items.clear();
-            s.asked_at.clear();
-            s.held.clear();
-        })?;
+        let page = page.inspect_err(|_| s.again(s.one_by_one))?;
         let prefix = self.inodes.prefix(dir)?;
-        s.buried.extend(self.graves.all());
-        s.next = match page.next.clone() {
-            Some(next) => Next::Page(Instant::now(), self.ask_page(prefix.clone(), Some(next))),
-            None => Next::Done,
+        s.pages += 1;
+        if s.pages == 1 {
+            s.first_key = page.first_key().to_owned();
+        }
+        let ranges = (s.pages >= LARGE && page.next.is_some() && !s.one_by_one)
+            .then(|| Ranges::new(&prefix, &s.first_key, &page, s.pages))
+            .flatten();
+        s.next = match (ranges, page.next.clone()) {
+            (Some(ranges), _) => Next::Ranges(Box::new(ranges)),
+            (None, Some(next)) => Next::Page(Instant::now(), self.ask_page(prefix, Some(next))),
+            (None, None) => Next::Done,
         };
         let last = matches!(s.next, Next::Done);
+        self.add_page(dir, s, asked, page, last).await
+    }
+
+    /// Adds a page that was asked for at `asked`.
+    async fn add_page(
+        self: &Arc<Self>,
+        dir: Ino,
+        s: &mut Stream,
+        asked: Instant,
+        page: Page,
+        last: bool,
+    ) -> Result<()> {
+        let prefix = self.inodes.prefix(dir)?;
+        s.buried.extend(self.graves.all());
+        if last {
+            s.next = Next::Done;
+        }
         let held = std::mem::take(&mut s.held);
         // What was held back is as old as the page it came with.
         let told = if held.is_empty() { asked } else { s.page_asked };

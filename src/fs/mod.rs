@@ -26,6 +26,7 @@ mod known;
 mod listing;
 mod lookup;
 mod overview;
+mod ranges;
 mod rename;
 pub mod setattr;
 mod walk;

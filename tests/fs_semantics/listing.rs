@@ -285,3 +285,79 @@ async fn few_names_of_a_large_directory_do_not_list_it() {
     let requests = w.requests();
     assert!(lists(&requests) <= 60 + 30, "{requests:?}");
 }
+
+// R38: a large directory is listed in several places at the same time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_directory_has_every_name_once() {
+    let w = world();
+    let kinds: [(&str, fn(usize) -> String); 5] = [
+        ("padded", |i| format!("img-{i:05}.jpg")),
+        ("plain", |i| format!("{i}")),
+        ("hashed", |i| format!("{:016x}", (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))),
+        ("dirs", |i| format!("é{:03}{}", i % 700, ["", "/f", "-1/f", "-1"][i % 4])),
+        ("clustered", |i| format!("{}{i:04}", ["a", "same-prefix-", "z"][i / 334])),
+    ];
+    for (dir, name) in kinds {
+        for i in 0..1000 {
+            w.put(&format!("{dir}/{}", name(i)), "x");
+        }
+    }
+    for v1 in [false, true] {
+        w.server.knobs().set(|b| (b.page_size, b.v1_only) = (Some(40), v1));
+        for (dir, name) in kinds {
+            let m = w.mount_with("metadata_ttl=10m");
+            m.stat(dir).await.unwrap();
+            w.requests();
+            let mut shown = m.ls(dir).await;
+            let requests = w.requests();
+            shown.sort();
+            let component = |i: usize| name(i).split_once('/').map_or(name(i), |(dir, _)| format!("{dir}/"));
+            let mut expected: Vec<String> = (0..1000).map(component).collect();
+            expected.sort();
+            expected.dedup();
+            let both = expected.iter().filter_map(|n| n.strip_suffix('/')).map(str::to_owned).collect::<Vec<_>>();
+            for name in &mut expected {
+                if both.contains(name) {
+                    name.push_str("@@file");
+                }
+            }
+            expected.sort();
+            assert_eq!(shown, expected, "{dir}, v1 {v1}");
+            assert!(lists(&requests) <= 2 * 25 + 12, "{dir}, v1 {v1}: {requests:?}");
+            // What was listed answers for every name.
+            assert!(m.find(&format!("{dir}/missing")).await.unwrap().is_none());
+            assert_eq!(w.requests(), counted(&[]));
+        }
+    }
+}
+
+// R38
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_that_cannot_be_listed_is_listed_with_the_one_before() {
+    let w = world();
+    for i in 0..1000 {
+        w.put(&format!("d/img-{i:05}.jpg"), "x");
+    }
+    w.server.knobs().set(|b| b.page_size = Some(40));
+    for nth in 4..24 {
+        let m = w.mount_with("metadata_ttl=10m");
+        m.stat("d").await.unwrap();
+        let fails = xosfs::demo::Action::Status(400, "InvalidArgument".into());
+        w.server.knobs().fail(xosfs::demo::Rule::new("ListObjectsV2", fails).nth(nth));
+        let dir = m.stat("d").await.unwrap().ino;
+        let fh = m.opendir(dir).unwrap();
+        let mut names = Vec::new();
+        let mut failed = 0;
+        loop {
+            match m.read_directory(fh, names.len() as u64).await {
+                Ok(batch) if batch.items.is_empty() => break,
+                Ok(batch) => names.extend(batch.items.iter().map(|i| i.name.as_str().to_owned())),
+                Err(_) => failed += 1,
+            }
+        }
+        let expected: Vec<String> = (0..1000).map(|i| format!("img-{i:05}.jpg")).collect();
+        assert_eq!(names, expected, "request {nth} failed");
+        assert!(failed <= 1);
+        w.server.knobs().clear_rules();
+    }
+}
