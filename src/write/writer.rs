@@ -210,13 +210,24 @@ impl Writer {
                 return self.read_staged(offset, len).await;
             }
             match self.fetch(&pieces, base.as_ref()).await {
-                // A commit of ours replaced the base meanwhile.
-                Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Stale) && self.base() != base => {}
-                Err(e) if e.kind() == Kind::Conflict => return Err(e.with_kind(Kind::Stale)),
+                Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Stale) => self.superseded(e, &base).await?,
                 done => return done,
             }
         }
         Err(Error::new(Kind::Io, "read: the file changes too fast").with_key(self.key()))
+    }
+
+    /// `base` is not in the store any more: `Ok` when it was a commit of ours that replaced it. One whose answer is still
+    /// on its way may have done so already.
+    async fn superseded(&self, error: Error, base: &Option<Object>) -> Result<()> {
+        let running = self.state.lock().running.is_some();
+        if running && self.base() == *base {
+            let _ended = self.io.patient("the commit that is under way", self.committing.lock()).await?;
+        }
+        if self.base() != *base {
+            return Ok(());
+        }
+        Err(if error.kind() == Kind::Conflict { error.with_kind(Kind::Stale) } else { error })
     }
 
     /// Makes sent bytes readable, or says why they are not.
@@ -258,8 +269,7 @@ impl Writer {
                 continue;
             }
             match self.fetch(&found, base.as_ref()).await {
-                Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Stale) && self.base() != base => {}
-                Err(e) if e.kind() == Kind::Conflict => return Err(e.with_kind(Kind::Stale)),
+                Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Stale) => self.superseded(e, &base).await?,
                 done => return done,
             }
         }

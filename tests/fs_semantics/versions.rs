@@ -88,3 +88,24 @@ async fn kernel_pages_follow_the_version() {
     }
     assert_eq!(kept, [false, true, false, true]);
 }
+
+/// The store has the new version and its answer is still on the way: the bytes that are not in memory come from the
+/// new one.
+// R5 R22
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_while_a_commit_is_being_answered_sees_what_was_written() {
+    let w = world();
+    w.put("f", vec![b'o'; (24 * MIB) as usize]);
+    let m = w.mount();
+    let fh = m.open("f", read_write()).await.unwrap().fh;
+    m.put_at(fh, 0, b"new").await.unwrap();
+    w.server.knobs().fail(Rule::new("CompleteMultipartUpload", Action::Stall(std::time::Duration::from_secs(1))));
+    let fs = m.0.clone();
+    let commit = tokio::spawn(async move { fs.fsync(fh).await });
+    let within = std::time::Duration::from_secs(20);
+    common::eventually(within, "the store has the new version", || w.get("f").is_some_and(|f| f.starts_with("new")));
+    assert_eq!(m.at(fh, 20 * MIB, 4).await.unwrap(), "oooo");
+    commit.await.unwrap().unwrap();
+    assert_eq!(m.at(fh, 0, 4).await.unwrap(), "newo");
+    m.close(fh).await.unwrap();
+}
