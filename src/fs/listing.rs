@@ -31,8 +31,9 @@ pub const FOLDER_SUFFIX: &str = "_$folder$";
 
 /// How many entries that may be links are asked for at a time.
 const LINKS_PARALLEL: usize = 16;
-/// Pages after which a directory is large.
+/// Pages and entries after which a directory is large.
 const LARGE: usize = 3;
+const LARGE_ENTRIES: usize = 100;
 /// How many entries one call hands out at most: more than a reply of the kernel's usual size can take.
 const BATCH: usize = 1024;
 
@@ -313,11 +314,16 @@ impl Fs {
         if s.pages == 1 {
             s.first_key = page.first_key().to_owned();
         }
-        let ranges = (s.pages >= LARGE && page.next.is_some() && !s.one_by_one)
+        let entries = s.items.len() + s.held.len() + page.objects.len() + page.prefixes.len();
+        let large = s.pages >= LARGE && entries >= LARGE_ENTRIES;
+        let ranges = (large && page.next.is_some() && !s.one_by_one)
             .then(|| Ranges::new(&prefix, &s.first_key, &page, s.pages))
             .flatten();
         s.next = match (ranges, page.next.clone()) {
-            (Some(ranges), _) => Next::Ranges(Box::new(ranges)),
+            (Some(mut ranges), _) => {
+                ranges.ask(self);
+                Next::Ranges(Box::new(ranges))
+            }
             (None, Some(next)) => Next::Page(Instant::now(), self.ask_page(prefix, Some(next))),
             (None, None) => Next::Done,
         };

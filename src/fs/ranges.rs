@@ -41,20 +41,27 @@ fn cuts(first: &str, last: &str, seen: &[&str], until: Option<&str>, most: usize
         let all = alphabet.iter().filter(|d| **d > c).map(|d| format!("{}{}", &last[..p], char::from(*d)));
         all.filter(|cut| until.is_none_or(|u| cut.as_str() < u)).collect()
     };
-    let start = match until {
-        Some(until) => common(last, until),
+    let above = match until {
+        Some(until) => common(last, until).max(shared.saturating_sub(1)),
         // `0` before more digits, `a` before more letters may be where the order begins, not what all names share.
         None if shared > 0 && at(shared - 1).is_some_and(|c| alphabet.contains(&c)) => shared - 1,
         None => shared,
     };
-    let found = (start..=shared + 1).map(level).find(|cuts| !cuts.is_empty()).unwrap_or_default();
-    let most = most.min(found.len());
-    (1..=most).map(|i| found[i * found.len() / (most + 1)].clone()).fold(Vec::new(), |mut all, cut| {
-        if all.last() != Some(&cut) {
-            all.push(cut);
-        }
-        all
-    })
+    // Most where names have been seen to differ, and one where they may.
+    let (near, far) = (level(shared), if above < shared { level(above) } else { Vec::new() });
+    let of_far = usize::from(!far.is_empty() && (most > 1 || near.is_empty()));
+    let mut all = spread(near, most - of_far.min(most));
+    let of_far = if all.is_empty() { most } else { of_far };
+    all.extend(spread(far, of_far));
+    if all.is_empty() { spread(level(shared + 1), most) } else { all }
+}
+
+/// At most so many, evenly.
+fn spread(cuts: Vec<String>, most: usize) -> Vec<String> {
+    let most = most.min(cuts.len());
+    let mut all: Vec<String> = (1..=most).map(|i| cuts[i * cuts.len() / (most + 1)].clone()).collect();
+    all.dedup();
+    all
 }
 
 /// Digits and letters of the kinds that occur, in order.
@@ -185,7 +192,7 @@ impl Ranges {
     }
 
     /// Sends what may be sent, the first ranges first.
-    fn ask(&mut self, fs: &Arc<Fs>) {
+    pub fn ask(&mut self, fs: &Arc<Fs>) {
         let mut flying = self.ranges.iter().filter(|r| r.task.is_some()).count();
         let mut waiting: usize = self.ranges.iter().map(|r| r.waiting.len()).sum();
         for (i, range) in self.ranges.iter_mut().enumerate() {
@@ -309,10 +316,12 @@ mod tests {
     fn names_are_cut_where_names_like_them_go_on() {
         assert_eq!(cuts_of("f0000", "f2999", None, 9), ["f3", "f4", "f5", "f6", "f7", "f8", "f9"]);
         assert_eq!(cuts_of("f0000", "f2999", None, 3), ["f4", "f6", "f8"]);
-        assert_eq!(cuts_of("f00000", "f02999", None, 3), ["f3", "f5", "f7"]);
-        assert_eq!(cuts_of("f20000", "f20999", Some("f6"), 9), ["f3", "f4", "f5"]);
-        assert_eq!(cuts_of("0000a", "07ae", None, 1), ["5"]);
-        assert_eq!(cuts_of("aardvark", "ably", None, 30).first().map(String::as_str), Some("b"));
+        // What may go on with `f1` or end with `f09` is tried in both ways.
+        assert_eq!(cuts_of("f00000", "f02999", None, 3), ["f05", "f07", "f5"]);
+        assert_eq!(cuts_of("f20000", "f20999", Some("f3"), 9).len(), 9);
+        assert_eq!(cuts_of("f20000", "f20999", Some("f6"), 1), ["f25"]);
+        assert_eq!(cuts_of("0900", "09ae", Some("2"), 2), ["09d", "0d"]);
+        assert_eq!(cuts_of("aardvark", "ably", None, 3), ["ak", "as", "n"]);
         assert_eq!(cuts_of("é1", "é2", None, 2), ["é5", "é7"]);
         assert!(cuts_of("a", "a", None, 3).len() <= 3 && cuts_of("", "", None, 3).is_empty());
     }

@@ -36,6 +36,8 @@ const WALKS: usize = 8;
 /// Pages asked for and not of use yet, and requests under way, of one walk.
 const AHEAD: u64 = 32;
 const FLYING: usize = 12;
+/// Requests under way of all walks: some connections are left for others.
+const ALL_FLYING: usize = 24;
 /// Keys of a page, as most stores have it, less some for directories that are larger than others.
 const PAGE_KEYS: u64 = 900;
 /// A walk that listed nothing for so long has ended.
@@ -334,6 +336,7 @@ pub(super) struct Walks {
     /// How long a listing is believed.
     ttl: Duration,
     flights: AtomicU64,
+    flying: AtomicUsize,
     /// Bytes that all walks hold.
     held: Arc<AtomicUsize>,
 }
@@ -341,7 +344,13 @@ pub(super) struct Walks {
 impl Walks {
     pub fn new(ttl: Duration) -> Walks {
         let inner = Inner { begun: LruCache::new(BEGUN), walks: Vec::new() };
-        Walks { inner: Mutex::new(inner), ttl, flights: AtomicU64::new(0), held: Arc::default() }
+        Walks {
+            inner: Mutex::new(inner),
+            ttl,
+            flights: AtomicU64::new(0),
+            flying: AtomicUsize::new(0),
+            held: Arc::default(),
+        }
     }
 
     /// Names have moved.
@@ -509,7 +518,11 @@ impl Fs {
             let mut plan = walk.plan.lock();
             let freshness = self.walks.ttl / 2;
             plan.ready.retain(|_, r| r.asked.elapsed() < freshness);
+            if self.walks.flying.load(Ordering::Relaxed) >= ALL_FLYING {
+                return;
+            }
             let Some(run) = plan.next_run(walk.root.as_str()) else { return };
+            self.walks.flying.fetch_add(1, Ordering::Relaxed);
             plan.asked += 1;
             plan.flying.push(Flight { number, from: run.position.clone(), last: run.last().to_owned() });
             drop(plan);
@@ -520,6 +533,7 @@ impl Fs {
                 let query = ListQuery { prefix: &run.scope, delimited: false, from: run.next.clone(), max_keys: None };
                 let page = fs.s3.list(&query).await;
                 buried.extend(fs.graves.all());
+                fs.walks.flying.fetch_sub(1, Ordering::Relaxed);
                 fs.landed(&walk, number, run, page, (asked, &buried));
                 walk.landed.notify_waiters();
                 if *walk.last.lock() + IDLE > Instant::now() {
