@@ -29,6 +29,7 @@ mod overview;
 mod ranges;
 mod rename;
 pub mod setattr;
+mod trim;
 mod walk;
 mod writeback;
 mod xattr;
@@ -180,8 +181,9 @@ impl Fs {
     }
 
     /// The kernel's notifier, once the session exists.
-    pub fn set_kernel(&self, kernel: Box<dyn Kernel>) {
+    pub fn set_kernel(self: &Arc<Self>, kernel: Box<dyn Kernel>) {
         let _ = self.kernel.set(kernel);
+        self.trim_names();
     }
 
     /// Drops what the kernel has cached of `ino`, from a task of its own: the kernel may wait for a reply of ours
