@@ -105,12 +105,10 @@ fn names_of_a_large_tree_stay_within_the_bound() {
         }
     }
     let mount = TestMount::with(&server, &[&format!("memory={MEMORY}M"), "metadata_ttl=2s"]);
-    embedded.clear_log();
     assert_eq!(mount.sh("ls -lR | grep -c json").trim(), (dirs * files).to_string());
     stays_within(&mount, "ls -lR");
-    let counts = embedded.counts();
-    assert!(counts.get("HeadObject").is_none_or(|n| *n <= dirs), "{counts:?}");
-    common::eventually(std::time::Duration::from_secs(60), "most names are forgotten", || names(&mount) <= 20_000);
+    // What the kernel knows, as many that it has forgotten, and the directories.
+    common::eventually(std::time::Duration::from_secs(60), "most names are forgotten", || names(&mount) <= 17_000);
     assert_eq!(mount.sh("cat d00/some-name-of-a-file-000000.json"), "x");
     mount.umount();
 }

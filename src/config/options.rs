@@ -8,7 +8,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::table::{Spec, TABLE};
 use super::{memory, value};
@@ -79,6 +79,10 @@ choices!(
 choices!(
     /// What a commit does when somebody else stored a newer version.
     OnConflict { Overwrite = "overwrite", Fail = "fail", KeepBoth = "keep_both" }
+);
+choices!(
+    /// How versions are reached.
+    Versions { Names = "names", Dir = "dir" }
 );
 choices!(LogLevel { Info = "info", Error = "error", Warn = "warn", Debug = "debug", Trace = "trace" });
 
@@ -164,6 +168,9 @@ pub struct Options {
     pub metadata_ttl: Duration,
     pub negative_ttl: Duration,
     pub hide_odd_keys: bool,
+    /// The bucket is shown as it was then, read-only.
+    pub as_of: Option<SystemTime>,
+    pub versions: Versions,
     /// Bytes.
     pub capacity: u64,
     /// Bytes; `None`: by this machine's memory.
@@ -277,16 +284,6 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("mp_umask", "umask"),
 ];
 
-/// Whether an option by this name would carry a secret.
-fn is_secret(name: &str) -> bool {
-    ["secret", "password", "passwd", "token", "access_key", "accesskey", "credential", "ahbe_conf"]
-        .iter()
-        .any(|part| name.contains(part))
-        || matches!(name, "ak" | "sk" | "key" | "keys" | "key_id" | "pass")
-}
-
-const SECRET: &str = "is not an option: command lines and /etc/fstab are readable by every user; put the keys into                       ~/.aws/credentials (profile=NAME) or into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
-
 impl Default for Options {
     fn default() -> Self {
         let (uid, gid) = value::caller();
@@ -312,6 +309,8 @@ impl Default for Options {
             metadata_ttl: Duration::ZERO,
             negative_ttl: Duration::ZERO,
             hide_odd_keys: false,
+            as_of: None,
+            versions: Versions::Names,
             capacity: 0,
             memory: None,
             max_readahead: 0,
@@ -429,6 +428,7 @@ impl Options {
                 options.set(&name, value.as_deref(), sloppy)?;
             }
         }
+        options.read_only |= options.as_of.is_some();
         options.check()?;
         Ok(options)
     }
@@ -486,8 +486,8 @@ impl Options {
         if self.set_flag(&name, value) {
             return Ok(());
         }
-        if is_secret(&name) {
-            return wrong(format!("`{name}` {SECRET}"));
+        if value::is_secret(&name) {
+            return wrong(format!("`{name}` {}", value::SECRET));
         }
         if sloppy { Ok(()) } else { Err(unknown(&name)) }
     }

@@ -21,10 +21,10 @@ use super::Fs;
 use super::attr::is_posix_name;
 use super::inode::Ino;
 use super::known::Item;
-use super::listing::parse_page;
+use super::listing::{From, Shown, parse_page};
 use crate::error::{Kind, Result};
 use crate::key::Key;
-use crate::s3::{Continue, ListQuery, ObjectMeta};
+use crate::s3::ObjectMeta;
 
 /// Directories followed at the same time.
 const DIRS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
@@ -43,7 +43,7 @@ pub(super) struct Partial {
     held: Vec<Arc<Item>>,
     /// What had been unlinked when one of the pages was asked for.
     buried: HashSet<Key>,
-    next: Option<Continue>,
+    next: Option<From>,
 }
 
 #[derive(Default)]
@@ -213,9 +213,8 @@ impl Fs {
         let asked = Instant::now();
         let prefix = self.inodes.prefix(dir)?;
         let mut graves = self.graves.all();
-        let query = ListQuery { prefix: prefix.as_str(), delimited: true, from: None, max_keys: None };
-        let page = match self.s3.list(&query).await {
-            Ok(page) if page.next.is_none() => page,
+        let page = match self.page(&prefix, None).await {
+            Ok(shown) if shown.next.is_none() => shown.page,
             Ok(_) => {
                 self.listings.forget(dir);
                 return Ok(false);
@@ -243,10 +242,10 @@ impl Fs {
     async fn list_page(self: &Arc<Self>, dir: Ino, mut partial: Box<Partial>) -> Result<Option<Box<Partial>>> {
         let prefix = self.inodes.prefix(dir)?;
         partial.buried.extend(self.graves.all());
-        let page = self.page(&prefix, partial.next.take()).await?;
+        let Shown { page, next, .. } = self.page(&prefix, partial.next.take()).await?;
         partial.buried.extend(self.graves.all());
-        let last = page.next.is_none();
-        partial.next = page.next.clone();
+        let last = next.is_none();
+        partial.next = next;
         let held = std::mem::take(&mut partial.held);
         let parsed = parse_page(&prefix, &page, held, last, self.settings.hide_odd_keys);
         partial.held = parsed.held;

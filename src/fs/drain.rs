@@ -1,4 +1,6 @@
 //! The end: everything this mount still holds goes to the store, or is named.
+//!
+//! The kernel may take a mount away without a word about its last closes, so what waits for one is done here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,13 +32,30 @@ impl Fs {
             tracing::warn!("uploads were not ended when the mount ended");
         }
         failed.extend(self.left_in_journal());
+        failed.extend(self.bury_all(end).await);
         failed
+    }
+
+    /// Deletes the files that were unlinked and whose last close nobody will tell of.
+    async fn bury_all(self: &Arc<Self>, end: tokio::time::Instant) -> Vec<(String, Error)> {
+        let waiting = self.graves.waiting();
+        let work = waiting.into_iter().map(|(key, ino)| async move {
+            let etag = self.inodes.get(ino).ok().and_then(|inode| inode.state.lock().facts.etag.clone());
+            let error = match tokio::time::timeout_at(end, self.bury_key(&key, ino, etag)).await {
+                Ok(Ok(())) => return None,
+                Ok(Err(e)) => e,
+                Err(_) => Error::new(Kind::Timeout, "delete before unmounting").with_key(&key),
+            };
+            Some((key.to_string(), error.with_fix("it was deleted while it was open and is still there: delete it")))
+        });
+        let work: Vec<futures_util::future::BoxFuture<'_, _>> = work.map(|w| Box::pin(w) as _).collect();
+        stream::iter(work).buffer_unordered(PARALLEL).filter_map(|f| async { f }).collect().await
     }
 
     async fn drain_one(self: &Arc<Self>, inode: &Arc<Inode>, end: tokio::time::Instant) -> Option<(String, Error)> {
         let writer = {
             let state = inode.state.lock();
-            let dirty = state.writer.clone().filter(|w| w.is_dirty());
+            let dirty = state.writer.clone().filter(|w| w.is_dirty() || w.backlog().is_some());
             if !state.attr_pending && dirty.is_none() {
                 return None;
             }
@@ -52,6 +71,9 @@ impl Fs {
             Ok(Err(e)) => e,
             Err(_) => Error::new(Kind::Timeout, "store before unmounting"),
         };
+        if let Some(w) = &writer {
+            w.give_up_upload(&error);
+        }
         let error = match writer.filter(|w| w.backlog().is_some()) {
             Some(_) => error.with_fix("it is in the journal: the next mount stores it"),
             None => error,

@@ -77,7 +77,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     fn listed(key: &str) -> Listed {
-        Listed { key: key.into(), size: 1, etag: None, last_modified: None, storage_class: None }
+        Listed { key: key.into(), size: 1, etag: None, last_modified: None, storage_class: None, version: None }
     }
 
     type Entries = (Vec<String>, Vec<String>);

@@ -8,6 +8,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::inode::Inode;
 use super::listing::DirHandle;
+use super::users::Users;
 use crate::error::{Error, Kind, Result};
 use crate::read::Reader;
 
@@ -19,13 +20,16 @@ pub struct FileHandle {
     pub inode: Arc<Inode>,
     pub read: bool,
     pub write: bool,
+    /// Who opened it and who writes through it.
+    pub users: Users,
     /// The version this handle reads; `None` while there is a writer. Replaced only by a version this mount made.
     reader: Mutex<Option<Arc<Reader>>>,
 }
 
 impl FileHandle {
     pub fn new(inode: Arc<Inode>, read: bool, write: bool, reader: Option<Reader>) -> Arc<FileHandle> {
-        Arc::new(FileHandle { inode, read, write, reader: Mutex::new(reader.map(Arc::new)) })
+        let reader = Mutex::new(reader.map(Arc::new));
+        Arc::new(FileHandle { inode, read, write, users: Users::default(), reader })
     }
 
     pub fn reader(&self) -> Option<Arc<Reader>> {

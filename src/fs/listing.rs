@@ -19,12 +19,15 @@ use tokio::task::JoinHandle;
 use super::Fs;
 use super::attr::FileKind;
 use super::copy::may_be_link;
-use super::inode::Ino;
+use super::inode::{Ino, Role};
 use super::known::Item;
 use super::ranges::{Piece, Ranges};
 use crate::error::{Error, Kind, Result};
 use crate::key::{Key, Name, Prefix};
 use crate::s3::{Continue, ListQuery, Page};
+
+use super::past::Spot;
+use super::versions_dir::Versions;
 
 /// Suffix of directory markers that old Hadoop tools write.
 pub const FOLDER_SUFFIX: &str = "_$folder$";
@@ -45,10 +48,34 @@ pub struct DirHandle {
 enum Next {
     Start,
     /// Asked for at this time.
-    Page(Instant, JoinHandle<Result<Page>>),
+    Page(Instant, JoinHandle<Result<Shown>>),
     /// The directory is large.
     Ranges(Box<Ranges>),
     Done,
+}
+
+/// What a directory is made of.
+#[derive(Clone)]
+pub(super) enum Source {
+    /// The keys below a prefix.
+    Keys(Prefix),
+    /// What was stored.
+    Versions(Versions),
+}
+
+/// Where a listing goes on.
+pub(super) enum From {
+    Now(Continue),
+    Past(Spot),
+}
+
+/// One page of a directory as the mount shows it.
+pub(super) struct Shown {
+    pub page: Page,
+    /// The versions of a file, which are entries as they are.
+    pub versions: Vec<Arc<Item>>,
+    /// `None`: this was the last page.
+    pub next: Option<From>,
 }
 
 struct Stream {
@@ -227,17 +254,51 @@ fn component_of(prefix: &Prefix, name: &Name) -> String {
 }
 
 impl Fs {
-    pub(super) async fn page(self: &Arc<Self>, prefix: &Prefix, from: Option<Continue>) -> Result<Page> {
+    pub(super) async fn page(self: &Arc<Self>, prefix: &Prefix, from: Option<From>) -> Result<Shown> {
+        let from = match (self.settings.as_of, from) {
+            (None, Some(From::Now(next))) => Some(next),
+            (None, _) => None,
+            (Some(time), Some(From::Past(spot))) => return self.past_page(prefix, Some(spot), time).await,
+            (Some(time), _) => return self.past_page(prefix, None, time).await,
+        };
         let query = ListQuery { prefix: prefix.as_str(), delimited: true, from, max_keys: None };
-        self.s3.list(&query).await.map_err(|e| match e.kind() {
+        let mut page = self.s3.list(&query).await.map_err(|e| match e.kind() {
             Kind::Denied => e.with_fix("listing needs s3:ListBucket on the bucket"),
             _ => e,
+        })?;
+        let next = page.next.take().map(From::Now);
+        Ok(Shown { page, versions: Vec::new(), next })
+    }
+
+    /// A page of the keys below `prefix` as they are now.
+    pub(super) fn ask_keys(self: &Arc<Self>, prefix: Prefix, from: Continue) -> JoinHandle<Result<Page>> {
+        let fs = self.clone();
+        tokio::spawn(async move {
+            let query = ListQuery { prefix: prefix.as_str(), delimited: true, from: Some(from), max_keys: None };
+            fs.s3.list(&query).await
         })
     }
 
-    pub(super) fn ask_page(self: &Arc<Self>, prefix: Prefix, from: Option<Continue>) -> JoinHandle<Result<Page>> {
+    async fn page_of(self: &Arc<Self>, source: &Source, from: Option<From>) -> Result<Shown> {
+        match source {
+            Source::Keys(prefix) => self.page(prefix, from).await,
+            Source::Versions(of) => self.versions_page(of, from).await,
+        }
+    }
+
+    fn source(&self, dir: Ino) -> Result<Source> {
+        match self.inodes.get(dir)?.role {
+            Role::Versions | Role::VersionsBelow => {
+                Ok(Source::Versions(Versions::Below(self.inodes.history_prefix(dir)?)))
+            }
+            Role::VersionsOf => Ok(Source::Versions(Versions::Of(self.inodes.history_key(dir)?))),
+            _ => Ok(Source::Keys(self.inodes.prefix(dir)?)),
+        }
+    }
+
+    fn ask_page(self: &Arc<Self>, source: Source, from: Option<From>) -> JoinHandle<Result<Shown>> {
         let fs = self.clone();
-        tokio::spawn(async move { fs.page(&prefix, from).await })
+        tokio::spawn(async move { fs.page_of(&source, from).await })
     }
 
     /// Entries of the directory from cookie `offset` (0 is the first after `.` and `..`); empty at the end.
@@ -262,7 +323,10 @@ impl Fs {
         let mut asked = Instant::now();
         if let Next::Ranges(ranges) = &mut s.next {
             return match ranges.next(self).await {
-                Ok(Piece::Page(asked, page, last)) => self.add_page(dir, s, asked, page, last).await,
+                Ok(Piece::Page(asked, page, last)) => {
+                    let shown = Shown { page, versions: Vec::new(), next: None };
+                    self.add_page(dir, s, asked, shown, last).await
+                }
                 Ok(Piece::Unfit) => {
                     s.again(true);
                     Ok(())
@@ -284,21 +348,25 @@ impl Fs {
                     // Whoever waited for a page before gave up.
                     s.again(s.one_by_one);
                 }
-                if let Some((asked, items)) = self.listings.all(dir) {
+                let source = self.source(dir)?;
+                // A history grows by what this mount stores elsewhere.
+                let known = matches!(source, Source::Keys(_)).then(|| self.listings.all(dir)).flatten();
+                if let Some((asked, items)) = known {
                     s.asked = asked;
                     s.items = items;
                     self.finish(dir, s)?;
                     return Ok(());
                 }
-                let prefix = self.inodes.prefix(dir)?;
-                if let Some((asked, parsed)) = self.walked(dir, &prefix).await {
+                if let Source::Keys(prefix) = &source
+                    && let Some((asked, parsed)) = self.walked(dir, prefix).await
+                {
                     s.asked = asked;
                     s.next = Next::Done;
-                    return self.take_in(dir, &prefix, s, asked, parsed).await;
+                    return self.take_in(dir, prefix, s, asked, parsed).await;
                 }
                 s.asked = asked;
                 s.buried = self.graves.all();
-                self.page(&prefix, None).await
+                self.page_of(&source, None).await
             }
             Next::Page(at, task) => {
                 asked = at;
@@ -308,27 +376,31 @@ impl Fs {
                 }
             }
         };
-        let page = page.inspect_err(|_| s.again(s.one_by_one))?;
-        let prefix = self.inodes.prefix(dir)?;
+        let Shown { page, versions, next } = page.inspect_err(|_| s.again(s.one_by_one))?;
+        let source = self.source(dir)?;
         s.pages += 1;
         if s.pages == 1 {
             s.first_key = page.first_key().to_owned();
         }
         let entries = s.items.len() + s.held.len() + page.objects.len() + page.prefixes.len();
-        let large = s.pages >= LARGE && entries >= LARGE_ENTRIES;
-        let ranges = (large && page.next.is_some() && !s.one_by_one)
-            .then(|| Ranges::new(&prefix, &s.first_key, &page, s.pages))
-            .flatten();
-        s.next = match (ranges, page.next.clone()) {
+        let large =
+            s.pages >= LARGE && entries >= LARGE_ENTRIES && !s.one_by_one && !self.settings.metadata_ttl.is_zero();
+        let ranges = match (&source, &next) {
+            (Source::Keys(prefix), Some(From::Now(next))) if large => {
+                Ranges::new(prefix, &s.first_key, &page, next, s.pages)
+            }
+            _ => None,
+        };
+        s.next = match (ranges, next) {
             (Some(mut ranges), _) => {
                 ranges.ask(self);
                 Next::Ranges(Box::new(ranges))
             }
-            (None, Some(next)) => Next::Page(Instant::now(), self.ask_page(prefix, Some(next))),
+            (None, Some(next)) => Next::Page(Instant::now(), self.ask_page(source.clone(), Some(next))),
             (None, None) => Next::Done,
         };
         let last = matches!(s.next, Next::Done);
-        self.add_page(dir, s, asked, page, last).await
+        self.add_page(dir, s, asked, Shown { page, versions, next: None }, last).await
     }
 
     /// Adds a page that was asked for at `asked`.
@@ -337,10 +409,11 @@ impl Fs {
         dir: Ino,
         s: &mut Stream,
         asked: Instant,
-        page: Page,
+        shown: Shown,
         last: bool,
     ) -> Result<()> {
-        let prefix = self.inodes.prefix(dir)?;
+        let Shown { page, versions, .. } = shown;
+        let source = self.source(dir)?;
         s.buried.extend(self.graves.all());
         if last {
             s.next = Next::Done;
@@ -349,6 +422,17 @@ impl Fs {
         // What was held back is as old as the page it came with.
         let told = if held.is_empty() { asked } else { s.page_asked };
         s.page_asked = asked;
+        let prefix = match source {
+            Source::Keys(prefix) => prefix,
+            Source::Versions(of) => {
+                s.asked_at.push((s.items.len(), told));
+                self.add_versions(&of, versions, &page, (held, last), (&mut s.items, &mut s.held));
+                if last {
+                    self.listings.put(dir, s.asked, s.items.clone());
+                }
+                return Ok(());
+            }
+        };
         let parsed = parse_page(&prefix, &page, held, last, self.settings.hide_odd_keys);
         self.take_in(dir, &prefix, s, told, parsed).await?;
         if last {
@@ -422,7 +506,7 @@ impl Fs {
         }
         let asked = Instant::now();
         let Ok(key) = prefix.file(&item.name) else { return (index, false) };
-        let inode = match self.s3.head(&key, None).await {
+        let inode = match self.head_of(&key, item.version.as_deref()).await {
             Ok(meta) => self.absorb_file(dir, &item.name, &key, &meta, asked),
             Err(_) => return (index, false),
         };
@@ -435,7 +519,7 @@ impl Fs {
         let listed: HashSet<Name> = s.items.iter().map(|i| i.name.clone()).collect();
         let mut own = Vec::new();
         for (name, inode) in self.inodes.children(dir) {
-            if listed.contains(&name) {
+            if listed.contains(&name) || inode.role != Role::Plain {
                 continue;
             }
             let state = inode.state.lock();
@@ -455,6 +539,8 @@ impl Fs {
                     last_modified: Some(attr.mtime),
                     storage_class: None,
                     odd_marker: None,
+                    version: None,
+                    of_file: false,
                 }));
             }
         }
@@ -478,7 +564,7 @@ mod tests {
     use crate::s3::Listed;
 
     fn object(key: &str, size: u64) -> Listed {
-        Listed { key: key.into(), size, etag: None, last_modified: None, storage_class: None }
+        Listed { key: key.into(), size, etag: None, last_modified: None, storage_class: None, version: None }
     }
 
     fn page(objects: &[(&str, u64)], prefixes: &[&str]) -> Page {

@@ -20,16 +20,20 @@ mod flat;
 mod graves;
 mod habit;
 mod handle;
+mod history;
 pub mod inode;
 mod kept;
 mod known;
 mod listing;
 mod lookup;
 mod overview;
+mod past;
 mod ranges;
 mod rename;
 pub mod setattr;
 mod trim;
+mod users;
+mod versions_dir;
 mod walk;
 mod writeback;
 mod xattr;
@@ -69,6 +73,10 @@ pub struct Settings {
     pub root: Prefix,
     pub defaults: Defaults,
     pub read_only: bool,
+    /// The bucket is shown as it was at this time.
+    pub as_of: Option<SystemTime>,
+    /// `.versions` is a directory of versions (`versions=dir`).
+    pub versions_dir: bool,
     /// How long attributes and listings are believed.
     pub metadata_ttl: Duration,
     /// How long the absence of a name is believed.
@@ -129,6 +137,7 @@ pub struct Fs {
     habits: habit::Habits,
     bursts: burst::Bursts,
     walks: walk::Walks,
+    threads: users::Threads,
     /// Directories that show although the bucket holds no key of them: emptied on this mount.
     kept: Mutex<BTreeSet<Prefix>>,
     borrowers: copy_range::Borrowers,
@@ -142,6 +151,8 @@ pub struct Fs {
     acl_unsupported: AtomicBool,
     tags_unsupported: AtomicBool,
     restore_unsupported: AtomicBool,
+    /// Versions may not be read: said once.
+    versions_denied: AtomicBool,
     stopping: AtomicBool,
     mounted: SystemTime,
 }
@@ -160,6 +171,7 @@ impl Fs {
             habits: habit::Habits::new(),
             bursts: burst::Bursts::new(settings.metadata_ttl),
             walks: walk::Walks::new(settings.metadata_ttl),
+            threads: users::Threads::default(),
             kept: Mutex::default(),
             borrowers: copy_range::Borrowers::default(),
             kernel: OnceLock::new(),
@@ -171,6 +183,7 @@ impl Fs {
             acl_unsupported: AtomicBool::new(!settings.provider.acl.supported),
             tags_unsupported: AtomicBool::new(!settings.provider.tags.supported),
             restore_unsupported: AtomicBool::new(settings.provider.restore.is_none()),
+            versions_denied: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             mounted,
             s3,
@@ -204,6 +217,13 @@ impl Fs {
                 k.invalidate_entry(parent, &name);
             }
         });
+    }
+
+    /// The right to change the stored object of a file outside of a commit. Errors: [`Kind::Timeout`] when somebody else
+    /// has it and gets nothing done.
+    async fn changing<'a>(&self, inode: &'a Inode) -> Result<tokio::sync::MutexGuard<'a, ()>> {
+        let held = self.writes.patient("another change of the file", inode.changing.lock()).await;
+        held.map_err(|e| self.inodes.key(inode.ino).map_or(e.clone(), |key| e.with_key(key)))
     }
 
     fn writable(&self) -> Result<()> {
@@ -258,7 +278,7 @@ impl Fs {
         if let Some(inode) = self.inodes.child(dir, name) {
             return inode.ino;
         }
-        let hash = self.inodes.prefix(dir).and_then(|p| match kind {
+        let hash = self.inodes.path(dir).and_then(|p| match kind {
             FileKind::Dir => p.dir(name).map(|d| d.as_str().to_owned()),
             _ => p.file(name).map(|k| k.as_str().to_owned()),
         });

@@ -5,7 +5,9 @@
 //! 2. A range is what is greater than its start, up to and including the start of the next: no name is in two of them,
 //!    none in between, wherever the cuts are. Pages are handed out in order.
 //! 3. A cut where there is nothing costs a request for nothing; there are never more cuts than pages.
-//! 4. A store that does not begin where it is told to is listed from the start, one page after the other.
+//! 4. Pages that wait grow old, and old entries are asked for one by one. For a program that is slow to take them they
+//!    are thrown away, and from then on one page is listed after the other.
+//! 5. A store that does not begin where it is told to is listed from the start, one page after the other.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -48,7 +50,13 @@ fn cuts(first: &str, last: &str, seen: &[&str], until: Option<&str>, most: usize
         None => shared,
     };
     // Most where names have been seen to differ, and one where they may.
-    let (near, far) = (level(shared), if above < shared { level(above) } else { Vec::new() });
+    // Names that differ in every second one there would make ranges of a few names.
+    let mut kinds: Vec<u8> = seen.iter().filter_map(|name| name.as_bytes().get(shared).copied()).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    let step = kinds.len().max(1);
+    let near: Vec<String> = level(shared).into_iter().skip(step - 1).step_by(step).collect();
+    let far = if above < shared { level(above) } else { Vec::new() };
     let of_far = usize::from(!far.is_empty() && (most > 1 || near.is_empty()));
     let mut all = spread(near, most - of_far.min(most));
     let of_far = if all.is_empty() { most } else { of_far };
@@ -126,6 +134,8 @@ pub(super) struct Ranges {
     /// Pages that had something, and ranges made by cutting.
     pages: usize,
     cuts: usize,
+    /// The program takes less than the store gives.
+    slow: bool,
 }
 
 /// What comes next of a directory.
@@ -138,7 +148,7 @@ pub(super) enum Piece {
 
 impl Ranges {
     /// A directory of which `pages` have come; `first` is its first key and `page` the last page, which is not the end.
-    pub fn new(prefix: &Prefix, first: &str, page: &Page, pages: usize) -> Option<Ranges> {
+    pub fn new(prefix: &Prefix, first: &str, page: &Page, next: &Continue, pages: usize) -> Option<Ranges> {
         let last = keys(page).max()?.to_owned();
         if first >= last.as_str() || keys(page).any(|k| k < first) {
             return None;
@@ -149,12 +159,12 @@ impl Ranges {
             first: Some(first.to_owned()),
             last,
             task: None,
-            next: page.next.clone(),
+            next: Some(next.clone()),
             done: false,
             waiting: VecDeque::new(),
             pages: 1,
         };
-        let mut all = Ranges { prefix: prefix.clone(), ranges: VecDeque::from([front]), pages, cuts: 0 };
+        let mut all = Ranges { prefix: prefix.clone(), ranges: VecDeque::from([front]), pages, cuts: 0, slow: false };
         let seen: Vec<String> = keys(page).map(str::to_owned).collect();
         all.cut(0, &seen, pages);
         (all.ranges.len() > 1).then_some(all)
@@ -196,7 +206,7 @@ impl Ranges {
         let mut flying = self.ranges.iter().filter(|r| r.task.is_some()).count();
         let mut waiting: usize = self.ranges.iter().map(|r| r.waiting.len()).sum();
         for (i, range) in self.ranges.iter_mut().enumerate() {
-            if range.done || range.task.is_some() || flying >= PARALLEL {
+            if range.done || range.task.is_some() || flying >= PARALLEL || (self.slow && i > 0) {
                 continue;
             }
             let needed = i == 0 && range.waiting.is_empty();
@@ -205,7 +215,7 @@ impl Ranges {
                 continue;
             }
             if let Some(next) = range.next.take() {
-                range.task = Some((Instant::now(), fs.ask_page(self.prefix.clone(), Some(next)), lease));
+                range.task = Some((Instant::now(), fs.ask_keys(self.prefix.clone(), next), lease));
                 (flying, waiting) = (flying + 1, waiting + 1);
             }
         }
@@ -220,6 +230,10 @@ impl Ranges {
             self.ask(fs);
             let front = &mut self.ranges[0];
             if let Some((asked, page, _)) = front.waiting.pop_front() {
+                if asked.elapsed() > fs.settings.metadata_ttl / 4 {
+                    self.slow_down();
+                }
+                let front = &self.ranges[0];
                 let last = front.done && front.waiting.is_empty() && self.ranges.len() == 1;
                 return Ok(Piece::Page(asked, page, last));
             }
@@ -246,6 +260,23 @@ impl Ranges {
                 Ok(Err(e)) => return Err(e),
                 Err(_) => return Err(Error::new(Kind::Io, "list directory")),
             }
+        }
+    }
+
+    /// Nothing is listed in advance any more, and what was is thrown away.
+    fn slow_down(&mut self) {
+        if std::mem::replace(&mut self.slow, true) {
+            return;
+        }
+        self.cuts = usize::MAX;
+        for range in self.ranges.iter_mut().skip(1) {
+            if let Some((_, task, _)) = range.task.take() {
+                task.abort();
+            }
+            range.waiting.clear();
+            range.last.clone_from(&range.after);
+            range.next = Some(Continue::After(range.after.clone()));
+            range.done = false;
         }
     }
 
@@ -330,8 +361,14 @@ mod tests {
     fn page_of(keys: &BTreeSet<String>, from: &Continue, size: usize) -> Page {
         let (Continue::Token(after) | Continue::After(after)) = from;
         let mut rest = keys.range::<String, _>((std::ops::Bound::Excluded(after.clone()), std::ops::Bound::Unbounded));
-        let object =
-            |key: &String| Listed { key: key.clone(), size: 1, etag: None, last_modified: None, storage_class: None };
+        let object = |key: &String| Listed {
+            key: key.clone(),
+            size: 1,
+            etag: None,
+            last_modified: None,
+            storage_class: None,
+            version: None,
+        };
         let objects: Vec<Listed> = rest.by_ref().take(size).map(object).collect();
         let next = rest.next().and_then(|_| objects.last()).map(|o| Continue::Token(o.key.clone()));
         Page { objects, prefixes: Vec::new(), next }
@@ -346,9 +383,8 @@ mod tests {
             all.extend(page.objects.iter().map(|o| o.key.clone()));
             page = page_of(keys, page.next.as_ref()?, size);
         }
-        page.next.as_ref()?;
         all.extend(page.objects.iter().map(|o| o.key.clone()));
-        let mut ranges = Ranges::new(&Prefix::root(), &first, &page, 3)?;
+        let mut ranges = Ranges::new(&Prefix::root(), &first, &page, page.next.as_ref()?, 3)?;
         let mut pages = 3;
         loop {
             let open: Vec<usize> = (0..ranges.ranges.len()).filter(|i| !ranges.ranges[*i].done).collect();
@@ -384,12 +420,35 @@ mod tests {
     }
 
     #[test]
+    fn what_waited_for_a_slow_program_is_listed_again() {
+        let keys: BTreeSet<String> = (0..1000).map(|i| format!("f{i:03}")).collect();
+        let page = page_of(&keys, &Continue::After("f199".into()), 100);
+        let mut ranges = Ranges::new(&Prefix::root(), "f000", &page, page.next.as_ref().unwrap(), 3).unwrap();
+        let mut shown: Vec<String> = keys.range(..="f299".to_owned()).cloned().collect();
+        for index in 0..ranges.ranges.len() {
+            let from = ranges.ranges[index].next.take().unwrap();
+            assert!(ranges.land(index, Instant::now(), page_of(&keys, &from, 100), None));
+        }
+        ranges.slow_down();
+        assert!(ranges.ranges.iter().skip(1).all(|r| r.waiting.is_empty() && !r.done));
+        for index in 0..ranges.ranges.len() {
+            while !ranges.ranges[index].done {
+                let from = ranges.ranges[index].next.take().unwrap();
+                assert!(ranges.land(index, Instant::now(), page_of(&keys, &from, 100), None));
+            }
+            let pages = std::mem::take(&mut ranges.ranges[index].waiting);
+            shown.extend(pages.into_iter().flat_map(|(_, p, _)| p.objects.into_iter().map(|o| o.key)));
+        }
+        assert_eq!(shown, keys.into_iter().collect::<Vec<_>>());
+    }
+
+    #[test]
     fn a_store_that_begins_where_it_likes_is_found_out() {
         let keys: BTreeSet<String> = (0..1000).map(|i| format!("f{i:03}")).collect();
         let page = page_of(&keys, &Continue::After("f199".into()), 100);
-        let mut ranges = Ranges::new(&Prefix::root(), "f000", &page, 3).unwrap();
+        let mut ranges = Ranges::new(&Prefix::root(), "f000", &page, page.next.as_ref().unwrap(), 3).unwrap();
         assert!(ranges.ranges.len() > 2);
         assert!(!ranges.land(1, Instant::now(), page_of(&keys, &Continue::After(String::new()), 100), None));
-        assert!(Ranges::new(&Prefix::root(), "f999", &page, 3).is_none(), "not in order");
+        assert!(Ranges::new(&Prefix::root(), "f999", &page, page.next.as_ref().unwrap(), 3).is_none(), "not in order");
     }
 }

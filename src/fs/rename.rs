@@ -50,10 +50,12 @@ impl Fs {
         }
         let source = self.existing(from.0, from.1).await?;
         let target = self.child(to.0, to.1).await?;
+        source.changeable()?;
         if let Some(target) = &target {
             if no_replace {
                 return Err(Error::new(Kind::Exists, "rename").with_key(to.1));
             }
+            target.changeable()?;
             if target.ino == source.ino {
                 return Ok(());
             }
@@ -83,7 +85,7 @@ impl Fs {
         from: (Ino, &Name),
         to: (Ino, &Name),
     ) -> Result<()> {
-        let _changing = source.changing.lock().await;
+        let _changing = self.changing(source).await?;
         let old = self.inodes.key(source.ino)?;
         let new = self.inodes.prefix(to.0)?.file(to.1)?;
         // Before the copy: a delete that waits for the last close of what was here must not take what comes here.
@@ -261,6 +263,14 @@ impl Fs {
                 self.commit(inode).await?;
             }
             self.store_attr(inode).await?;
+        }
+        // Reads that miss the old objects wait until the handles are moved to the new ones. In the order of the inode
+        // numbers: directories below one another may be renamed at the same time.
+        let mut files: Vec<_> = below.iter().filter(|i| i.kind() == FileKind::File).collect();
+        files.sort_by_key(|i| i.ino);
+        let mut changing = Vec::with_capacity(files.len());
+        for inode in files {
+            changing.push(self.changing(inode).await?);
         }
         let writers: Vec<_> = below.iter().filter_map(|i| i.state.lock().writer.clone()).collect();
         let mut held = Vec::with_capacity(writers.len());

@@ -421,7 +421,7 @@ impl Fs {
     /// Called when a listing of `dir` begins that memory does not have: what was listed ahead of it, and when that was
     /// asked for. Waits for one page at most.
     pub(super) async fn walked(self: &Arc<Self>, dir: Ino, prefix: &Prefix) -> Option<(Instant, Parsed)> {
-        if self.walks.ttl.is_zero() {
+        if self.walks.ttl.is_zero() || self.settings.as_of.is_some() {
             return None;
         }
         let above: Vec<Ino> =

@@ -10,11 +10,14 @@ mod common;
 
 mod attributes;
 mod errors;
+mod history;
 mod listing;
 mod mounted;
 mod names;
 mod rename;
+mod settling;
 mod staging;
+mod streamed;
 mod versions;
 mod writing;
 

@@ -72,6 +72,26 @@ async fn only_the_store_can_say_that_a_file_is_missing() {
     }
 }
 
+// R7
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_may_not_list_find_and_make_files_by_name() {
+    let w = world();
+    w.put("there", "x");
+    w.put("dir/file", "y");
+    let m = w.mount();
+    let refused = |operation| Rule::new(operation, Action::Status(403, "AccessDenied".into())).always();
+    w.server.knobs().fail(refused("ListObjectsV2"));
+    w.server.knobs().fail(refused("ListObjects"));
+    assert_eq!(m.read("there").await.unwrap(), "x");
+    assert!(m.find("missing").await.unwrap().is_none(), "the store said 404 of the key itself");
+    m.write("made", b"new").await.unwrap();
+    assert_eq!(w.get("made").unwrap(), "new");
+    assert!(m.find("dir").await.unwrap().is_none(), "directories are what listings show");
+    // As AWS answers keys without the right to list: a missing object looks like a forbidden one.
+    w.server.knobs().fail(refused("HeadObject"));
+    assert_eq!(kind(m.find("not-there-either").await), Kind::Denied);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn kernel_pages_follow_the_version() {
     let w = world();
@@ -108,4 +128,29 @@ async fn a_read_while_a_commit_is_being_answered_sees_what_was_written() {
     commit.await.unwrap().unwrap();
     assert_eq!(m.at(fh, 0, 4).await.unwrap(), "newo");
     m.close(fh).await.unwrap();
+}
+
+/// A rename has deleted the old name, and the answer to that is still on its way.
+// R48
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_while_a_rename_is_being_answered_goes_on() {
+    let w = world();
+    for (operation, from, to) in [("DeleteObject", "f", "g"), ("DeleteObjects", "d", "e")] {
+        let path = |at: &str| if at == "d" || at == "e" { format!("{at}/f") } else { at.to_owned() };
+        w.put(&path(from), vec![b'o'; (24 * MIB) as usize]);
+        let m = w.mount();
+        for mode in [read_only(), read_write()] {
+            let fh = m.open(&path(from), mode).await.unwrap().fh;
+            w.server.clear_log();
+            w.server.knobs().fail(Rule::new(operation, Action::Stall(std::time::Duration::from_secs(1))));
+            let (fs, source, target) = (m.0.clone(), from.to_owned(), to.to_owned());
+            let rename = tokio::spawn(async move { Mount(fs).rename(&source, &target).await });
+            let within = std::time::Duration::from_secs(20);
+            common::eventually(within, "the old object is gone", || w.get(&path(from)).is_none());
+            assert_eq!(m.at(fh, 20 * MIB, 4).await.unwrap(), "oooo", "{operation}");
+            rename.await.unwrap().unwrap();
+            m.close(fh).await.unwrap();
+            m.rename(to, from).await.unwrap();
+        }
+    }
 }
