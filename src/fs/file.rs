@@ -168,8 +168,14 @@ impl Fs {
             return Ok(self.add_handle(&inode, mode, None, true));
         }
         let object = self.current_object(&inode).await?;
-        if let Some((parent, _)) = self.inodes.place(ino) {
+        Ok(self.open_object(&inode, mode, object))
+    }
+
+    /// A handle that reads `object`.
+    pub(super) fn open_object(self: &Arc<Self>, inode: &Arc<Inode>, mode: OpenMode, object: Object) -> Opened {
+        if let Some((parent, name)) = self.inodes.place(inode.ino) {
             self.habits.opened(parent);
+            self.fetch_next(parent, &name);
         }
         let keep = {
             let mut state = inode.state.lock();
@@ -178,7 +184,23 @@ impl Fs {
             keep
         };
         let reader = self.reads.reader(object);
-        Ok(self.add_handle(&inode, mode, Some(reader), keep))
+        self.add_handle(inode, mode, Some(reader), keep)
+    }
+
+    /// The version to read, if it is known without asking.
+    pub(super) fn known_object(&self, inode: &Inode, key: &Key) -> Result<Option<Object>> {
+        let state = inode.state.lock();
+        let fresh = state.confirmed.is_some_and(|t| t.elapsed() < self.settings.metadata_ttl)
+            || state.attr_pending && state.facts.etag.is_some();
+        // A file of one block whose metadata nobody has seen: the GET that reads it also tells whether it is a
+        // link. An archived one has to be asked for its state.
+        let small = state.attr.size > 0 && state.attr.size <= BLOCK as u64;
+        let told = state.facts.meta.is_some() || !small && !state.facts.is_archive_class();
+        if !fresh || !told {
+            return Ok(None);
+        }
+        self.check_archived(&state.facts, key)?;
+        Ok(Self::object_of(&state, key.clone()))
     }
 
     /// The version to read: the one in memory when it is fresh, else what a GET of the first block finds.
@@ -189,20 +211,11 @@ impl Fs {
             Err(e) => (self.inodes.last_key(inode.ino).ok_or(e)?, None),
         };
         let version = version.as_deref();
-        let now = {
-            let state = inode.state.lock();
-            let fresh = state.confirmed.is_some_and(|t| t.elapsed() < self.settings.metadata_ttl)
-                || state.attr_pending && state.facts.etag.is_some();
-            // A file of one block whose metadata nobody has seen: the GET that reads it also tells whether it is a
-            // link. An archived one has to be asked for its state.
-            let small = state.attr.size > 0 && state.attr.size <= BLOCK as u64;
-            let told = state.facts.meta.is_some() || !small && !state.facts.is_archive_class();
-            if fresh && told {
-                self.check_archived(&state.facts, &key)?;
-            }
-            (fresh && told).then(|| Self::object_of(&state, key.clone())).flatten()
-        };
-        if let Some(object) = now {
+        if let Some(object) = self.known_object(inode, &key)? {
+            return Ok(object);
+        }
+        let _turn = self.turn(&key).await;
+        if let Some(object) = self.known_object(inode, &key)? {
             return Ok(object);
         }
         let asked = Instant::now();

@@ -3,9 +3,10 @@
 //! Methods ending in `_now` answer from memory or not at all, and never wait: the FUSE thread calls them directly.
 //! Everything else is async and may take requests; the budget of each is in `docs/SEMANTICS.md`.
 //!
-//! Locks, outermost first: `Inode::changing` (async) → table → inode state → `graves`, `kept`, listings. The
+//! Locks, outermost first: `Inode::changing` (async) → walks → table → inode state → `graves`, `kept`, listings. The
 //! synchronous ones are never held across an await.
 
+mod ahead;
 pub mod attr;
 mod attribute;
 mod bucket_attribute;
@@ -31,6 +32,7 @@ mod past;
 mod ranges;
 mod rename;
 pub mod setattr;
+mod trees;
 mod trim;
 mod users;
 mod versions_dir;
@@ -136,7 +138,8 @@ pub struct Fs {
     uploads: writeback::Uploads,
     habits: habit::Habits,
     bursts: burst::Bursts,
-    walks: walk::Walks,
+    trees: trees::Walks,
+    aheads: ahead::Aheads,
     threads: users::Threads,
     /// Directories that show although the bucket holds no key of them: emptied on this mount.
     kept: Mutex<BTreeSet<Prefix>>,
@@ -170,7 +173,8 @@ impl Fs {
             uploads: writeback::Uploads::default(),
             habits: habit::Habits::new(),
             bursts: burst::Bursts::new(settings.metadata_ttl),
-            walks: walk::Walks::new(settings.metadata_ttl),
+            trees: trees::Walks::new(settings.metadata_ttl),
+            aheads: ahead::Aheads::new(),
             threads: users::Threads::default(),
             kept: Mutex::default(),
             borrowers: copy_range::Borrowers::default(),

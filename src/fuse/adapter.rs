@@ -32,7 +32,7 @@ use crate::key::Name;
 
 use super::io::write_mode;
 use super::probe::Probes;
-use super::reply::{Refuse, entry_attr, errno, log, of_time, reply_entry, reply_lookup};
+use super::reply::{Refuse, entry_attr, errno, log, of_time, reply_entry, reply_lookup, reply_opened};
 
 /// Largest write the kernel sends at once; more only costs buffers (measured: direct I/O gains nothing past it).
 const MAX_WRITE: u32 = 1 << 20;
@@ -296,20 +296,21 @@ impl fuser::Filesystem for Adapter {
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (fs, ino, pid) = (self.fs.clone(), Ino(ino.0), req.pid());
         let mode = OpenMode::of_flags(flags.0);
+        match self.inline("open", || fs.open_now(ino, mode)) {
+            Some(Ok(opened)) => return reply_opened(reply, opened),
+            Some(Err(e)) => {
+                log("open", &e);
+                return reply.error(errno(&e));
+            }
+            None => {}
+        }
         let work = async move {
             let opened = fs.open(ino, mode).await?;
             fs.used_by(opened.fh, pid).await;
             Ok(opened)
         };
         self.spawn("open", self.limit(), reply, work, |_, reply, opened| {
-            let mut flags = FopenFlags::empty();
-            if opened.keep_pages {
-                flags |= FopenFlags::FOPEN_KEEP_CACHE;
-            }
-            if opened.no_flush {
-                flags |= FopenFlags::FOPEN_NOFLUSH;
-            }
-            reply.opened(FileHandle(opened.fh.0), flags);
+            reply_opened(reply, opened);
         });
     }
 

@@ -20,6 +20,7 @@ mod staging;
 mod streamed;
 mod versions;
 mod writing;
+mod wrong_values;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

@@ -111,11 +111,6 @@ impl World {
         self.server.log().iter().filter(|r| r.operation == operation).count()
     }
 
-    /// Whether the server refused such a request since the log was cleared.
-    pub fn refused(&self, operation: &str) -> bool {
-        self.server.log().iter().any(|r| r.operation == operation && r.status == 403)
-    }
-
     /// Body bytes that the server received since the log was cleared.
     pub fn received(&self) -> u64 {
         self.server.log().iter().map(|r| r.bytes_in).sum()
