@@ -116,6 +116,17 @@ impl Prefix {
         Ok(Prefix(text.into()))
     }
 
+    /// A common prefix as a listing has it, character by character.
+    ///
+    /// Errors: [`Kind::BadName`] without a final `/` and as for a [`Key`].
+    pub fn of_listed(text: &str) -> Result<Self> {
+        if !text.ends_with('/') {
+            return Err(invalid(Kind::BadName, "not a prefix", text));
+        }
+        check_key(text)?;
+        Ok(Prefix(text.into()))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

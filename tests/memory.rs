@@ -26,6 +26,15 @@ fn peak(mount: &TestMount) -> u64 {
     (kib("VmHWM:") - kib("RssFile:")) / 1024
 }
 
+/// Names that the daemon knows.
+fn names(mount: &TestMount) -> u64 {
+    let shown = common::command(common::binary()).args(["status", "--json"]).arg(mount.path()).output().unwrap();
+    let text = String::from_utf8(shown.stdout).unwrap();
+    let at = text.find("\"inodes\":").unwrap_or_else(|| panic!("a figure of every mount: {text}"));
+    let digits = text[at + 9..].trim_start_matches([':', ' ']);
+    digits.split(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok()).expect("a number")
+}
+
 #[track_caller]
 fn stays_within(mount: &TestMount, what: &str) {
     let peak = peak(mount);
@@ -81,5 +90,25 @@ fn a_hundred_thousand_files_stay_within_the_bound() {
         counts["ListObjectsV2"] <= 2 * count / 1000 + 10 && counts.get("HeadObject").is_none_or(|n| *n <= 2),
         "{counts:?}"
     );
+    mount.umount();
+}
+
+// Names whose time is over are forgotten, here and by the kernel: it does not matter how many there are.
+#[test]
+fn names_of_a_large_tree_stay_within_the_bound() {
+    let (dirs, files) = if quick() { (5, 4_000) } else { (20, 10_000) };
+    let server = TestServer::start();
+    let Some(embedded) = server.embedded_server() else { return };
+    for dir in 0..dirs {
+        for file in 0..files {
+            embedded.store().put(&server.bucket, &format!("d{dir:02}/some-name-of-a-file-{file:06}.json"), "x");
+        }
+    }
+    let mount = TestMount::with(&server, &[&format!("memory={MEMORY}M"), "metadata_ttl=2s"]);
+    assert_eq!(mount.sh("ls -lR | grep -c json").trim(), (dirs * files).to_string());
+    stays_within(&mount, "ls -lR");
+    // What the kernel knows, as many that it has forgotten, and the directories.
+    common::eventually(std::time::Duration::from_secs(60), "most names are forgotten", || names(&mount) <= 17_000);
+    assert_eq!(mount.sh("cat d00/some-name-of-a-file-000000.json"), "x");
     mount.umount();
 }

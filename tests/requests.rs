@@ -273,11 +273,24 @@ fn listing() {
     t.costs("cd many; test $(ls -l | wc -l) = 2501", &[(LIST, 3)]);
     // The mode of the directory is in its marker, and nobody has asked for that before.
     t.costs("cd many; ls -l >/dev/null; stat -c %s 1 2 3 >/dev/null", &[(HEAD, 1)]);
-    // One listing of each of the six directories.
-    t.costs("test $(find tree -type f | wc -l) = 20", &[(LIST, 6)]);
+    // The second directory here: all that is left is listed, without a delimiter.
+    t.costs("test $(find tree -type f | wc -l) = 20", &[(LIST, 1)]);
     t.costs("find tree -size +1; ls -lR tree; find tree -newer tree/0/0", &[(HEAD, 1)]);
     t.costs("du -s tree", &[]);
     t.costs("for i in tree/*/*; do test -f $i; done", &[]);
+}
+
+// R124
+#[test]
+fn many_names_of_a_directory_that_nobody_listed() {
+    let Some(mut t) = Till::new(&[("d/old", "content")]) else { return };
+    // The name of the directory, four names in it, and then all of them.
+    let made = [(HEAD, 1 + 4), (LIST, 1 + 5), (PUT, 100)];
+    t.costs("for i in $(seq 100); do echo $i >d/$i; done", &made);
+    t.costs("! stat d/no1 d/no2 d/no3 2>/dev/null; cat d/1 >/dev/null", &[]);
+    // In a directory that was made here there is nothing to ask for.
+    t.costs("mkdir new; for i in $(seq 100); do echo $i >new/$i; done", &[(HEAD, 1), (LIST, 1), (PUT, 101)]);
+    t.costs("tar -cf - d | tar -xf - -C new", &[(GET, 1), (LIST, 1), (PUT, 102)]);
 }
 
 // R112

@@ -9,10 +9,10 @@
 //! 4. Inodes the kernel has forgotten are kept, least recently used last, up to a bound: they remember what a HEAD
 //!    taught (mode, mtime), which no listing tells.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -23,6 +23,9 @@ use crate::error::{Error, Kind, Result};
 use crate::key::{Key, Name, Prefix, stable_hash};
 use crate::s3::ETag;
 use crate::write::Writer;
+
+/// Names that [`Inodes::forgettable`] looks at under one lock.
+const STEPS: usize = 512;
 
 /// An inode number; 1 is the root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -181,6 +184,10 @@ struct Node {
     children: HashMap<Name, Ino>,
     /// References of the kernel.
     lookups: u64,
+    /// When the kernel last got one.
+    shown: Instant,
+    /// Whether it stands in `Inner::shown`.
+    queued: bool,
     /// References of our own (open handles, work in the background).
     pins: u32,
     /// Directory: when this mount last added or removed a name. Listings asked for earlier are not complete.
@@ -192,6 +199,10 @@ struct Inner {
     /// Boxed: a table that grows by half moves and wastes pointers, not nodes.
     nodes: HashMap<Ino, Box<Node>>,
     idle: LruCache<Ino, ()>,
+    /// What the kernel knows, about in the order in which it learnt of it.
+    shown: VecDeque<Ino>,
+    /// How much the kernel knows.
+    known: usize,
 }
 
 pub struct Inodes {
@@ -285,6 +296,8 @@ impl Inodes {
             last_key: None,
             children: HashMap::new(),
             lookups: 1,
+            shown: Instant::now(),
+            queued: false,
             pins: 0,
             names_changed: None,
         };
@@ -294,6 +307,8 @@ impl Inodes {
                 root_prefix,
                 nodes: HashMap::from([(ROOT, Box::new(node))]),
                 idle: LruCache::new(remembered),
+                shown: VecDeque::new(),
+                known: 0,
             }),
         }
     }
@@ -425,6 +440,8 @@ impl Inodes {
             last_key: None,
             children: HashMap::new(),
             lookups: 0,
+            shown: Instant::now(),
+            queued: false,
             pins: 0,
             names_changed: None,
         };
@@ -439,18 +456,73 @@ impl Inodes {
 
     /// Raises the kernel's reference count: call it before the reply that hands the number out.
     pub fn looked_up(&self, ino: Ino) {
-        let mut inner = self.inner.lock();
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
         if let Some(node) = inner.nodes.get_mut(&ino) {
+            inner.known += usize::from(node.lookups == 0);
             node.lookups += 1;
+            node.shown = Instant::now();
+            if !std::mem::replace(&mut node.queued, true) {
+                inner.shown.push_back(ino);
+            }
         }
         inner.idle.pop(&ino);
+        if inner.shown.len() > 2 * inner.known + 1024 {
+            let nodes = &mut inner.nodes;
+            inner.shown.retain(|ino| {
+                nodes.get_mut(ino).is_some_and(|n| std::mem::replace(&mut n.queued, n.lookups > 0) && n.queued)
+            });
+        }
+    }
+
+    /// Names that the kernel can be told to forget, oldest first: files that are not in use, of which it has known for
+    /// longer than `age`, while it knows of more than `few`; of any age and with cached pages while of more than
+    /// `many`. Looks at a number of names; the second value tells whether it makes sense to go on. `told`: how many it
+    /// may be about to forget.
+    pub fn forgettable(&self, few: usize, many: usize, age: Duration, told: usize) -> (Vec<(Ino, Name)>, bool) {
+        let mut inner = self.inner.lock();
+        let mut found = Vec::new();
+        for _ in 0..STEPS {
+            let count = inner.known.saturating_sub(told + found.len());
+            if count <= few {
+                return (found, false);
+            }
+            let Some(ino) = inner.shown.pop_front() else { return (found, false) };
+            let Some(node) = inner.nodes.get_mut(&ino) else { continue };
+            if node.lookups == 0 {
+                node.queued = false;
+                continue;
+            }
+            let (old, crowded) = (node.shown.elapsed() >= age, count > many);
+            if !old && !crowded {
+                inner.shown.push_front(ino);
+                return (found, false);
+            }
+            let in_use = node.pins > 0 || !node.children.is_empty() || {
+                let state = node.inode.state.lock();
+                state.attr.kind == FileKind::Dir
+                    || state.writer.is_some()
+                    || state.attr_pending
+                    || state.handles.iter().any(|h| h.strong_count() > 0)
+                    || (state.pages.is_some() && !crowded)
+            };
+            // The kernel may use it in a way that is not known here: then its turn comes again.
+            inner.shown.push_back(ino);
+            if let Some(place) = inner.nodes.get(&ino).and_then(|n| n.place.clone()).filter(|_| !in_use) {
+                found.push(place);
+            }
+        }
+        (found, true)
     }
 
     pub fn forget(&self, ino: Ino, count: u64) {
         let mut inner = self.inner.lock();
-        if let Some(node) = inner.nodes.get_mut(&ino) {
-            node.lookups = node.lookups.saturating_sub(count);
-        }
+        let forgotten = inner.nodes.get_mut(&ino).is_some_and(|node| {
+            let before = node.lookups;
+            node.lookups = before.saturating_sub(count);
+            before > 0 && node.lookups == 0
+        });
+        inner.known = inner.known.saturating_sub(usize::from(forgotten));
         inner.settle(ino);
     }
 
@@ -560,6 +632,11 @@ impl Inodes {
     /// Lets go of `ino` if nothing holds it any more.
     pub fn settle(&self, ino: Ino) {
         self.inner.lock().settle(ino);
+    }
+
+    /// How many inodes the kernel knows.
+    pub fn known(&self) -> usize {
+        self.inner.lock().known
     }
 
     /// (inodes in the table, of them kept only as memory)

@@ -72,6 +72,8 @@ struct Known {
     items: Vec<Arc<Item>>,
     /// Names this mount changed since: true = exists now (ask for its attributes), false = gone.
     touched: HashMap<Name, bool>,
+    /// Made because many names were asked for one by one, and not to be shown: see `burst`.
+    thin: bool,
 }
 
 /// What a listing says of a name.
@@ -84,6 +86,8 @@ pub enum Answer {
     Present {
         item: Arc<Item>,
         at: Instant,
+        /// Listed to tell what is absent: who asks for a file wants to know more of it.
+        thin: bool,
     },
 }
 
@@ -113,27 +117,75 @@ struct Inner {
     entries: usize,
     /// Names that were asked for one by one and are not there, and when they were asked for.
     missing: LruCache<(Ino, Name), Instant>,
+    /// Directories that are being listed, and the names changed here meanwhile.
+    watched: LruCache<Ino, HashMap<Name, bool>>,
+    /// When this mount last changed a name in these directories, and in any other.
+    changed: LruCache<Ino, Instant>,
+    changed_others: Option<Instant>,
 }
 
 /// How many missing names are remembered.
 const MISSING: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+/// Directories watched at the same time, and changes in each of them.
+const WATCHED: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+const WATCHED_NAMES: usize = 10_000;
+/// Directories of which the last change is remembered.
+const CHANGED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 
 impl Listings {
     pub fn new(ttl: Duration, negative_ttl: Duration, max_entries: usize) -> Listings {
-        let inner = Inner { by_dir: LruCache::unbounded(), entries: 0, missing: LruCache::new(MISSING) };
+        let inner = Inner {
+            by_dir: LruCache::unbounded(),
+            entries: 0,
+            missing: LruCache::new(MISSING),
+            watched: LruCache::new(WATCHED),
+            changed: LruCache::new(CHANGED),
+            changed_others: None,
+        };
         Listings { inner: Mutex::new(inner), ttl, negative_ttl, max_entries }
     }
 
     /// `items` are all entries of `dir` as of `at`.
-    pub fn put(&self, dir: Ino, at: Instant, mut items: Vec<Arc<Item>>) {
-        items.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    pub fn put(&self, dir: Ino, at: Instant, items: Vec<Arc<Item>>) {
+        self.remember(dir, Known { at, items, touched: HashMap::new(), thin: false });
+    }
+
+    /// As [`Listings::put`], of a directory that was listed before; for the same purpose as then.
+    pub fn put_again(&self, dir: Ino, at: Instant, items: Vec<Arc<Item>>) {
+        let thin = self.inner.lock().by_dir.peek(&dir).is_some_and(|k| k.thin);
+        self.remember(dir, Known { at, items, touched: HashMap::new(), thin });
+    }
+
+    /// From now on changes of names in `dir` are noted for [`Listings::put_watched`].
+    pub fn watch(&self, dir: Ino) {
+        self.inner.lock().watched.put(dir, HashMap::new());
+    }
+
+    pub fn unwatch(&self, dir: Ino) {
+        self.inner.lock().watched.pop(&dir);
+    }
+
+    /// As [`Listings::put`], for look-ups, with what was changed here since [`Listings::watch`].
+    pub fn put_watched(&self, dir: Ino, at: Instant, items: Vec<Arc<Item>>) {
+        let Some(touched) = self.inner.lock().watched.pop(&dir) else { return };
+        self.remember(dir, Known { at, items, touched, thin: true });
+    }
+
+    /// How many entries can be remembered.
+    pub fn most(&self) -> usize {
+        self.max_entries
+    }
+
+    fn remember(&self, dir: Ino, mut known: Known) {
+        known.items.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let items = &known.items;
         let mut inner = self.inner.lock();
         let count = items.len() + 1;
         if count > self.max_entries {
             return;
         }
         inner.entries += count;
-        if let Some((_, old)) = inner.by_dir.push(dir, Known { at, items, touched: HashMap::new() }) {
+        if let Some((_, old)) = inner.by_dir.push(dir, known) {
             inner.entries -= old.items.len() + 1;
         }
         while inner.entries > self.max_entries {
@@ -167,9 +219,14 @@ impl Listings {
             None => {}
         }
         match known.items.binary_search_by(|i| i.name.cmp(name)) {
-            Ok(at) => Answer::Present { item: known.items[at].clone(), at: known.at },
+            Ok(at) => Answer::Present { item: known.items[at].clone(), at: known.at, thin: known.thin },
             Err(_) => Answer::Absent { age },
         }
+    }
+
+    /// Whether a fresh listing has a file of that name, so that no directory has it.
+    pub fn has_file(&self, dir: Ino, name: &Name) -> bool {
+        matches!(self.ask(dir, name), Answer::Present { item, .. } if item.kind != FileKind::Dir)
     }
 
     /// Every entry, if the listing is fresh, will be for a while, and nothing was changed here since.
@@ -216,13 +273,37 @@ impl Listings {
     pub fn touch(&self, dir: Ino, name: &Name, exists: bool) {
         let mut inner = self.inner.lock();
         inner.missing.pop(&(dir, name.clone()));
+        if let Some((_, at)) = inner.changed.push(dir, Instant::now()).filter(|(other, _)| *other != dir) {
+            inner.changed_others = inner.changed_others.max(Some(at));
+        }
         if let Some(known) = inner.by_dir.get_mut(&dir) {
             known.touched.insert(name.clone(), exists);
         }
+        if let Some(touched) = inner.watched.get_mut(&dir) {
+            touched.insert(name.clone(), exists);
+            if touched.len() > WATCHED_NAMES {
+                inner.watched.pop(&dir);
+            }
+        }
+    }
+
+    /// Whether this mount may have changed a name in `dir` after `since`.
+    pub fn changed_since(&self, dir: Ino, since: Instant) -> bool {
+        let inner = self.inner.lock();
+        inner.changed.peek(&dir).copied().max(inner.changed_others).is_some_and(|at| at >= since)
+    }
+
+    /// The directories in `dir` when it was last listed, however long that is ago.
+    pub fn directories(&self, dir: Ino) -> Option<Vec<Name>> {
+        let inner = self.inner.lock();
+        let items = &inner.by_dir.peek(&dir)?.items;
+        let dirs = items.iter().filter(|i| i.kind == FileKind::Dir && i.odd_marker.is_none());
+        Some(dirs.map(|i| i.name.clone()).collect())
     }
 
     pub fn forget(&self, dir: Ino) {
         let mut inner = self.inner.lock();
+        inner.watched.pop(&dir);
         if let Some(old) = inner.by_dir.pop(&dir) {
             inner.entries -= old.items.len() + 1;
         }
@@ -287,6 +368,25 @@ mod tests {
         let never = Listings::new(Duration::from_secs(60), Duration::ZERO, 100);
         never.missing(Ino(5), &name("a"), Instant::now());
         assert!(matches!(never.ask(Ino(5), &name("a")), Answer::Unknown));
+    }
+
+    #[test]
+    fn what_changes_while_a_directory_is_listed_is_not_lost() {
+        let l = Listings::new(Duration::from_secs(60), Duration::from_secs(60), 100);
+        let at = Instant::now();
+        l.watch(Ino(5));
+        l.touch(Ino(5), &name("made"), true);
+        l.touch(Ino(5), &name("gone"), false);
+        l.put_watched(Ino(5), at, vec![item("gone"), item("there")]);
+        assert!(matches!(l.ask(Ino(5), &name("made")), Answer::Unknown));
+        assert!(matches!(l.ask(Ino(5), &name("gone")), Answer::Absent { .. }));
+        assert!(matches!(l.ask(Ino(5), &name("there")), Answer::Present { thin: true, .. }));
+        l.put_again(Ino(5), Instant::now(), vec![item("there")]);
+        assert!(matches!(l.ask(Ino(5), &name("there")), Answer::Present { thin: true, .. }));
+        l.watch(Ino(6));
+        l.forget(Ino(6));
+        l.put_watched(Ino(6), at, vec![]);
+        assert!(matches!(l.ask(Ino(6), &name("a")), Answer::Unknown), "renamed or removed meanwhile");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::attr::FileKind;
 use super::copy::may_be_link;
 use super::inode::{Ino, Role};
 use super::known::Item;
+use super::ranges::{Piece, Ranges};
 use crate::error::{Error, Kind, Result};
 use crate::key::{Key, Name, Prefix};
 use crate::s3::{Continue, ListQuery, Page};
@@ -33,6 +34,9 @@ pub const FOLDER_SUFFIX: &str = "_$folder$";
 
 /// How many entries that may be links are asked for at a time.
 const LINKS_PARALLEL: usize = 16;
+/// Pages and entries after which a directory is large.
+const LARGE: usize = 3;
+const LARGE_ENTRIES: usize = 100;
 /// How many entries one call hands out at most: more than a reply of the kernel's usual size can take.
 const BATCH: usize = 1024;
 
@@ -45,6 +49,8 @@ enum Next {
     Start,
     /// Asked for at this time.
     Page(Instant, JoinHandle<Result<Shown>>),
+    /// The directory is large.
+    Ranges(Box<Ranges>),
     Done,
 }
 
@@ -88,6 +94,11 @@ struct Stream {
     buried: HashSet<Key>,
     /// Whether a name was left out or changed, so that the list is not what the bucket holds.
     partial: bool,
+    /// The first key, and how many pages have come.
+    first_key: String,
+    pages: usize,
+    /// The store does not begin where it is told to.
+    one_by_one: bool,
 }
 
 /// Entries from one position of a directory on.
@@ -124,7 +135,16 @@ impl Stream {
             held: Vec::new(),
             buried: HashSet::new(),
             partial: false,
+            first_key: String::new(),
+            pages: 0,
+            one_by_one: false,
         }
+    }
+
+    /// From the start. A cookie then finds its place again, because the order is that of the keys.
+    fn again(&mut self, one_by_one: bool) {
+        *self = Stream::new();
+        self.one_by_one = one_by_one;
     }
 
     /// When the listing behind item `index` was asked for, and the end of the items of which the same is true.
@@ -250,6 +270,15 @@ impl Fs {
         Ok(Shown { page, versions: Vec::new(), next })
     }
 
+    /// A page of the keys below `prefix` as they are now.
+    pub(super) fn ask_keys(self: &Arc<Self>, prefix: Prefix, from: Continue) -> JoinHandle<Result<Page>> {
+        let fs = self.clone();
+        tokio::spawn(async move {
+            let query = ListQuery { prefix: prefix.as_str(), delimited: true, from: Some(from), max_keys: None };
+            fs.s3.list(&query).await
+        })
+    }
+
     async fn page_of(self: &Arc<Self>, source: &Source, from: Option<From>) -> Result<Shown> {
         match source {
             Source::Keys(prefix) => self.page(prefix, from).await,
@@ -292,12 +321,33 @@ impl Fs {
     /// Adds the next page to the stream.
     async fn more(self: &Arc<Self>, dir: Ino, s: &mut Stream) -> Result<()> {
         let mut asked = Instant::now();
+        if let Next::Ranges(ranges) = &mut s.next {
+            return match ranges.next(self).await {
+                Ok(Piece::Page(asked, page, last)) => {
+                    let shown = Shown { page, versions: Vec::new(), next: None };
+                    self.add_page(dir, s, asked, shown, last).await
+                }
+                Ok(Piece::Unfit) => {
+                    s.again(true);
+                    Ok(())
+                }
+                Err(e) => {
+                    s.again(false);
+                    Err(e)
+                }
+            };
+        }
         let page = match std::mem::replace(&mut s.next, Next::Start) {
+            Next::Ranges(_) => return Ok(()),
             Next::Done => {
                 s.next = Next::Done;
                 return Ok(());
             }
             Next::Start => {
+                if !s.items.is_empty() {
+                    // Whoever waited for a page before gave up.
+                    s.again(s.one_by_one);
+                }
                 let source = self.source(dir)?;
                 // A history grows by what this mount stores elsewhere.
                 let known = matches!(source, Source::Keys(_)).then(|| self.listings.all(dir)).flatten();
@@ -306,6 +356,13 @@ impl Fs {
                     s.items = items;
                     self.finish(dir, s)?;
                     return Ok(());
+                }
+                if let Source::Keys(prefix) = &source
+                    && let Some((asked, parsed)) = self.walked(dir, prefix).await
+                {
+                    s.asked = asked;
+                    s.next = Next::Done;
+                    return self.take_in(dir, prefix, s, asked, parsed).await;
                 }
                 s.asked = asked;
                 s.buried = self.graves.all();
@@ -319,46 +376,91 @@ impl Fs {
                 }
             }
         };
-        // After an error the stream starts over; a cookie then finds its place again, because the order is that of
-        // the keys.
-        let Shown { page, versions, next } = page.inspect_err(|_| {
-            s.items.clear();
-            s.asked_at.clear();
-            s.held.clear();
-        })?;
+        let Shown { page, versions, next } = page.inspect_err(|_| s.again(s.one_by_one))?;
         let source = self.source(dir)?;
-        s.buried.extend(self.graves.all());
-        s.next = match next {
-            Some(next) => Next::Page(Instant::now(), self.ask_page(source.clone(), Some(next))),
-            None => Next::Done,
+        s.pages += 1;
+        if s.pages == 1 {
+            s.first_key = page.first_key().to_owned();
+        }
+        let entries = s.items.len() + s.held.len() + page.objects.len() + page.prefixes.len();
+        let large =
+            s.pages >= LARGE && entries >= LARGE_ENTRIES && !s.one_by_one && !self.settings.metadata_ttl.is_zero();
+        let ranges = match (&source, &next) {
+            (Source::Keys(prefix), Some(From::Now(next))) if large => {
+                Ranges::new(prefix, &s.first_key, &page, next, s.pages)
+            }
+            _ => None,
+        };
+        s.next = match (ranges, next) {
+            (Some(mut ranges), _) => {
+                ranges.ask(self);
+                Next::Ranges(Box::new(ranges))
+            }
+            (None, Some(next)) => Next::Page(Instant::now(), self.ask_page(source.clone(), Some(next))),
+            (None, None) => Next::Done,
         };
         let last = matches!(s.next, Next::Done);
+        self.add_page(dir, s, asked, Shown { page, versions, next: None }, last).await
+    }
+
+    /// Adds a page that was asked for at `asked`.
+    async fn add_page(
+        self: &Arc<Self>,
+        dir: Ino,
+        s: &mut Stream,
+        asked: Instant,
+        shown: Shown,
+        last: bool,
+    ) -> Result<()> {
+        let Shown { page, versions, .. } = shown;
+        let source = self.source(dir)?;
+        s.buried.extend(self.graves.all());
+        if last {
+            s.next = Next::Done;
+        }
         let held = std::mem::take(&mut s.held);
         // What was held back is as old as the page it came with.
         let told = if held.is_empty() { asked } else { s.page_asked };
         s.page_asked = asked;
-        let first = s.items.len();
-        s.asked_at.push((first, told));
         let prefix = match source {
             Source::Keys(prefix) => prefix,
             Source::Versions(of) => {
+                s.asked_at.push((s.items.len(), told));
                 self.add_versions(&of, versions, &page, (held, last), (&mut s.items, &mut s.held));
                 if last {
                     self.listings.put(dir, s.asked, s.items.clone());
-                    s.next = Next::Done;
                 }
                 return Ok(());
             }
         };
         let parsed = parse_page(&prefix, &page, held, last, self.settings.hide_odd_keys);
+        self.take_in(dir, &prefix, s, told, parsed).await?;
+        if last {
+            self.walked_past(&prefix, &s.items);
+        }
+        Ok(())
+    }
+
+    /// Adds what was listed at `told` to the stream, which knows whether that is all.
+    async fn take_in(
+        self: &Arc<Self>,
+        dir: Ino,
+        prefix: &Prefix,
+        s: &mut Stream,
+        told: Instant,
+        parsed: Parsed,
+    ) -> Result<()> {
+        let last = matches!(s.next, Next::Done);
+        let first = s.items.len();
+        s.asked_at.push((first, told));
         if parsed.hidden > 0 {
-            self.note_hidden(&prefix, parsed.hidden);
+            self.note_hidden(prefix, parsed.hidden);
         }
         if parsed.folder_suffix {
             self.seen_folder_suffix.store(true, std::sync::atomic::Ordering::Relaxed);
         }
         s.held = parsed.held;
-        let items = self.tell_links(dir, &prefix, parsed.items).await;
+        let items = self.tell_links(dir, prefix, parsed.items).await;
         for item in items {
             let buried = !s.buried.is_empty() && prefix.file(&item.name).is_ok_and(|k| s.buried.contains(&k));
             let repeated = item.odd_marker.is_some() && s.items.iter().any(|i| i.name == item.name);

@@ -12,10 +12,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::attr::{Attr, Facts, FileKind, is_directory_object};
+use super::copy::may_be_link;
 use super::inode::{Ino, Inode, ROOT, Role, State};
 use super::kept::Known;
 use super::known::{Answer, Item};
-use super::listing::{FOLDER_SUFFIX, parse_page};
+use super::listing::FOLDER_SUFFIX;
 use super::{Entry, Fs};
 use crate::error::{Error, Kind, Result};
 use crate::key::{Key, Name, Prefix};
@@ -77,6 +78,11 @@ impl Fs {
         told && self.fresh(&state).is_some()
     }
 
+    /// Whether asking for an entry of `dir` would tell more than a listing made for look-ups.
+    fn wants_more(&self, dir: Ino, item: &Item) -> bool {
+        item.kind != FileKind::Dir && (!self.bursts.plain(dir) || may_be_link(item.size, item.etag.as_ref()))
+    }
+
     /// What memory says of a name in the bucket.
     pub(super) fn lookup_known(&self, parent: Ino, name: &Name) -> Option<Lookup> {
         if let Some(inode) = self.inodes.child(parent, name)
@@ -94,7 +100,9 @@ impl Fs {
                 // The inode of a name that is absent here would have been current.
                 Some(Lookup::Absent(self.settings.negative_ttl.saturating_sub(age)))
             }
-            Answer::Present { item, at } => {
+            // The listing says less of a file than asking for it would.
+            Answer::Present { item, thin: true, .. } if self.wants_more(parent, &item) => None,
+            Answer::Present { item, at, .. } => {
                 let inode = self.absorb_item(parent, &item, at).ok()?;
                 self.is_current(&inode).then(|| Lookup::Found(self.entry(&inode)))
             }
@@ -123,6 +131,12 @@ impl Fs {
         }
         if self.listings.worth_refreshing(parent)
             && self.refresh_listing(parent).await?
+            && let Some(answer) = self.lookup_now(parent, name)
+        {
+            return Ok(answer);
+        }
+        if matches!(self.listings.ask(parent, name), Answer::Unknown)
+            && self.list_instead(parent).await
             && let Some(answer) = self.lookup_now(parent, name)
         {
             return Ok(answer);
@@ -176,36 +190,6 @@ impl Fs {
         }
     }
 
-    /// One LIST of a small directory; false when it is not small any more.
-    async fn refresh_listing(self: &Arc<Self>, dir: Ino) -> Result<bool> {
-        let asked = Instant::now();
-        let prefix = self.inodes.prefix(dir)?;
-        let mut graves = self.graves.all();
-        let page = match self.page(&prefix, None).await {
-            Ok(shown) if shown.next.is_none() => shown.page,
-            Ok(_) => {
-                self.listings.forget(dir);
-                return Ok(false);
-            }
-            Err(e) if e.kind() == Kind::Denied => return Ok(false),
-            Err(e) => return Err(e),
-        };
-        let mut parsed = parse_page(&prefix, &page, Vec::new(), true, self.settings.hide_odd_keys);
-        // What is remembered answers for absent names, too: directories that only this mount keeps are not absent.
-        for name in self.kept_below(dir) {
-            if !parsed.items.iter().any(|i| i.name == name) {
-                parsed.items.push(Arc::new(Item::dir(name)));
-            }
-        }
-        graves.extend(self.graves.all());
-        let buried = parsed.items.iter().any(|i| prefix.file(&i.name).is_ok_and(|k| graves.contains(&k)));
-        if buried || self.inodes.names_changed_since(dir, asked) {
-            return Ok(false);
-        }
-        self.listings.put(dir, asked, parsed.items);
-        Ok(true)
-    }
-
     /// Asks the store for `name` and brings the table up to date.
     async fn find(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Option<Arc<Inode>>> {
         let asked = Instant::now();
@@ -213,9 +197,11 @@ impl Fs {
         let hint = self.inodes.child(parent, name).map(|i| i.kind());
         // The delete may be done before the answer that does not know of it is here.
         let was_buried = prefix.file(name).is_ok_and(|k| self.graves.contains(&k));
-        let found = self.ask_store(&prefix, name, hint, self.habits.opens_next(parent)).await?;
-        if matches!(found, Found::File(_)) {
+        let listed = self.listings.has_file(parent, name);
+        let found = self.ask_store(&prefix, name, hint, listed, self.habits.opens_next(parent)).await?;
+        if let Found::File(meta) = &found {
             self.habits.looked_up(parent);
+            self.bursts.saw(parent, meta);
         }
         let known = self.inodes.child(parent, name);
         if let Some(inode) = &known {
@@ -278,14 +264,21 @@ impl Fs {
     }
 
     /// HEAD of the file and LIST of the directory at the same time; of what was a directory only the LIST, because a
-    /// directory wins anyway. `opens`: the file will most likely be opened next, so its first block comes along.
-    async fn ask_store(&self, prefix: &Prefix, name: &Name, hint: Option<FileKind>, opens: bool) -> Result<Found> {
+    /// directory wins anyway, and of what is listed as a file (`listed`) only the HEAD. `opens`: the file will most likely be opened next, so its first block comes along.
+    async fn ask_store(
+        &self,
+        prefix: &Prefix,
+        name: &Name,
+        hint: Option<FileKind>,
+        listed: bool,
+        opens: bool,
+    ) -> Result<Found> {
         let file = match prefix.file(name) {
             Ok(key) => Some(key),
             Err(e) if e.kind() == Kind::NotFound => None,
             Err(e) => return Err(e),
         };
-        let dir = if name.is_shadowed_file() { None } else { Some(prefix.dir(name)?) };
+        let dir = if listed || name.is_shadowed_file() { None } else { Some(prefix.dir(name)?) };
         let found_dir = |first: crate::s3::Listed| {
             let marker = dir.as_ref().and_then(Prefix::marker).filter(|m| m.as_str() == first.key);
             let time = marker.as_ref().and(first.last_modified);

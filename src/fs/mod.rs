@@ -10,12 +10,14 @@ mod ahead;
 pub mod attr;
 mod attribute;
 mod bucket_attribute;
+mod burst;
 mod change;
 mod close;
 mod copy;
 mod copy_range;
 mod drain;
 pub mod file;
+mod flat;
 mod graves;
 mod habit;
 mod handle;
@@ -27,8 +29,11 @@ mod listing;
 mod lookup;
 mod overview;
 mod past;
+mod ranges;
 mod rename;
 pub mod setattr;
+mod trees;
+mod trim;
 mod users;
 mod versions_dir;
 mod walk;
@@ -132,6 +137,8 @@ pub struct Fs {
     graves: graves::Graves,
     uploads: writeback::Uploads,
     habits: habit::Habits,
+    bursts: burst::Bursts,
+    trees: trees::Walks,
     aheads: ahead::Aheads,
     threads: users::Threads,
     /// Directories that show although the bucket holds no key of them: emptied on this mount.
@@ -165,6 +172,8 @@ impl Fs {
             graves: graves::Graves::default(),
             uploads: writeback::Uploads::default(),
             habits: habit::Habits::new(),
+            bursts: burst::Bursts::new(settings.metadata_ttl),
+            trees: trees::Walks::new(settings.metadata_ttl),
             aheads: ahead::Aheads::new(),
             threads: users::Threads::default(),
             kept: Mutex::default(),
@@ -189,8 +198,9 @@ impl Fs {
     }
 
     /// The kernel's notifier, once the session exists.
-    pub fn set_kernel(&self, kernel: Box<dyn Kernel>) {
+    pub fn set_kernel(self: &Arc<Self>, kernel: Box<dyn Kernel>) {
         let _ = self.kernel.set(kernel);
+        self.trim_names();
     }
 
     /// Drops what the kernel has cached of `ino`, from a task of its own: the kernel may wait for a reply of ours

@@ -175,6 +175,7 @@ impl Fs {
         if let Some(parent) = parent {
             self.listings.forget(parent);
         }
+        self.trees.clear();
         let mut stale = Vec::new();
         for inode in self.inodes.subtree(at) {
             self.listings.forget(inode.ino);

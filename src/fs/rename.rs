@@ -326,6 +326,7 @@ impl Fs {
                 }
             }
         }
+        self.trees.clear();
         let had_nothing = objects.is_empty();
         self.moved(source, from, to, target.as_ref()).await?;
         if let Some(target) = &target {

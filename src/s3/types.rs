@@ -149,6 +149,14 @@ pub struct Page {
     pub next: Option<Continue>,
 }
 
+impl Page {
+    /// The least key or common prefix; empty when there is none.
+    pub fn first_key(&self) -> &str {
+        let (object, prefix) = (self.objects.first().map(|o| o.key.as_str()), self.prefixes.first());
+        object.into_iter().chain(prefix.map(String::as_str)).min().unwrap_or("")
+    }
+}
+
 /// What must hold for a write to take effect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Condition {

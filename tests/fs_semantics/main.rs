@@ -11,6 +11,7 @@ mod common;
 mod attributes;
 mod errors;
 mod history;
+mod listing;
 mod mounted;
 mod names;
 mod rename;
