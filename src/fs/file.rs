@@ -33,6 +33,8 @@ pub struct OpenMode {
     pub append: bool,
     pub truncate: bool,
     pub exclusive: bool,
+    /// O_DIRECT: not by the kernel's pages.
+    pub direct: bool,
 }
 
 impl OpenMode {
@@ -45,6 +47,7 @@ impl OpenMode {
             append: flags & libc::O_APPEND != 0,
             truncate: flags & libc::O_TRUNC != 0,
             exclusive: flags & libc::O_EXCL != 0,
+            direct: flags & libc::O_DIRECT != 0,
         }
     }
 }
@@ -164,9 +167,15 @@ impl Fs {
             return Ok(self.add_handle(&inode, mode, None, true));
         }
         let object = self.current_object(&inode).await?;
+        // Where the disk has its own rules for O_DIRECT, the daemon has none.
+        let wanted = Some(&object).filter(|_| !mode.direct);
+        if inode.state.lock().is_through_another(wanted) {
+            return Err(self.part(&inode, mode.direct).await);
+        }
         if let Some((parent, _)) = self.inodes.place(ino) {
             self.habits.opened(parent);
         }
+        let offer = if mode.direct { None } else { self.offer(&inode, &object) };
         let keep = {
             let mut state = inode.state.lock();
             let keep = state.pages.as_ref() == Some(&object.id.etag);
@@ -174,7 +183,9 @@ impl Fs {
             keep
         };
         let reader = self.reads.reader(object);
-        Ok(self.add_handle(&inode, mode, Some(reader), keep))
+        let opened = self.add_handle(&inode, mode, Some(reader), keep);
+        self.handles.file(opened.fh)?.offer.make(offer);
+        Ok(opened)
     }
 
     /// The version to read: the one in memory when it is fresh, else what a GET of the first block finds.
@@ -201,8 +212,11 @@ impl Fs {
             return Ok(object);
         }
         let asked = Instant::now();
-        let archived = inode.state.lock().facts.is_archive_class();
-        let meta = if archived { self.s3.head(&key, None).await } else { self.reads.open_fresh(&key, None).await };
+        let (archived, known) = {
+            let state = inode.state.lock();
+            (state.facts.is_archive_class(), Self::object_of(&state, key.clone()))
+        };
+        let meta = if archived { self.s3.head(&key, None).await } else { self.reads.open_known(&key, known).await };
         let meta = match meta {
             Ok(meta) => meta,
             Err(e) if e.kind() == Kind::NotFound => {
@@ -269,6 +283,9 @@ impl Fs {
                     return Ok(w);
                 }
             }
+            if inode.state.lock().is_through_another(None) {
+                return Err(self.part(inode, true).await);
+            }
             // A self-copy that is under way knows of no writer: what one stored meanwhile would be undone by it.
             let _changing = inode.changing.lock().await;
             if inode.state.lock().writer.is_some() {
@@ -305,7 +322,7 @@ impl Fs {
             }
             let mut object = self.headers_carried(&meta);
             let mut state = inode.state.lock();
-            if state.writer.is_some() {
+            if state.writer.is_some() || state.through.is_some() {
                 continue;
             }
             apply_edits(&state.edits, &mut object, &self.settings.provider.tags);
@@ -327,6 +344,7 @@ impl Fs {
             }
             state.writer = Some(writer.clone());
             state.write_handles += 1;
+            state.written = true;
             // Reads see the writer's bytes from now on, on every handle.
             for handle in state.handles.iter().filter_map(std::sync::Weak::upgrade) {
                 handle.set_reader(None);
@@ -419,6 +437,7 @@ impl Fs {
         let inode = self.inodes.remember_kind(parent, name, key.as_str(), Some(FileKind::File), || {
             let mut state = State::new(attr, Facts::default(), buried);
             state.writer = Some(writer);
+            state.written = true;
             state
         })?;
         self.name_added(parent, name);

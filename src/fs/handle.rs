@@ -8,6 +8,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::inode::Inode;
 use super::listing::DirHandle;
+use super::through::Offer;
 use crate::error::{Error, Kind, Result};
 use crate::read::Reader;
 
@@ -21,11 +22,12 @@ pub struct FileHandle {
     pub write: bool,
     /// The version this handle reads; `None` while there is a writer. Replaced only by a version this mount made.
     reader: Mutex<Option<Arc<Reader>>>,
+    pub(super) offer: Offer,
 }
 
 impl FileHandle {
     pub fn new(inode: Arc<Inode>, read: bool, write: bool, reader: Option<Reader>) -> Arc<FileHandle> {
-        Arc::new(FileHandle { inode, read, write, reader: Mutex::new(reader.map(Arc::new)) })
+        Arc::new(FileHandle { inode, read, write, reader: Mutex::new(reader.map(Arc::new)), offer: Offer::default() })
     }
 
     pub fn reader(&self) -> Option<Arc<Reader>> {

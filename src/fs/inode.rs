@@ -46,6 +46,10 @@ pub struct State {
     pub handles: Vec<std::sync::Weak<FileHandle>>,
     /// The version that the kernel's cached pages belong to.
     pub pages: Option<ETag>,
+    /// What the kernel reads by itself, while it has such handles.
+    pub(super) through: Option<super::through::Through>,
+    /// This mount has opened it for writing, or made it.
+    pub(super) written: bool,
     /// The store has an object or marker for it: false for a file not yet committed and for an implicit directory.
     pub stored: bool,
     /// Something was changed here and waits for its self-copy: `attr_changed`, `edits` or both.
@@ -87,6 +91,8 @@ impl State {
             write_handles: 0,
             handles: Vec::new(),
             pages: None,
+            through: None,
+            written: false,
             stored,
             attr_pending: false,
             attr_changed: false,
@@ -366,6 +372,36 @@ impl Inodes {
     pub fn unlink(&self, ino: Ino) {
         let mut inner = self.inner.lock();
         detach(&mut inner, ino);
+    }
+
+    /// Gives the name of `ino` to a new inode; open handles keep the old one alive, without a name.
+    pub fn succeed(&self, ino: Ino, state: State) {
+        let mut inner = self.inner.lock();
+        let Some((parent, name)) = inner.nodes.get(&ino).and_then(|n| n.place.clone()) else { return };
+        let key = inner.prefix(parent).ok().and_then(|p| p.file(&name).ok());
+        let mut new = Ino(ino.0.wrapping_add(1).max(2));
+        while inner.nodes.contains_key(&new) {
+            new = Ino(new.0.wrapping_add(1).max(2));
+        }
+        let node = Node {
+            inode: Arc::new(Inode { ino: new, state: Mutex::new(state), changing: tokio::sync::Mutex::new(()) }),
+            place: Some((parent, name.clone())),
+            last_key: None,
+            children: HashMap::new(),
+            lookups: 0,
+            pins: 0,
+            names_changed: None,
+        };
+        inner.nodes.insert(new, Box::new(node));
+        if let Some(p) = inner.nodes.get_mut(&parent) {
+            p.children.insert(name, new);
+        }
+        if let Some(old) = inner.nodes.get_mut(&ino) {
+            old.place = None;
+            old.last_key = key;
+        }
+        inner.settle(new);
+        inner.settle(ino);
     }
 
     /// Moves `ino` to another place, unlinking what was there.

@@ -26,6 +26,7 @@ mod lookup;
 mod overview;
 mod rename;
 pub mod setattr;
+pub mod through;
 mod writeback;
 mod xattr;
 
@@ -90,6 +91,8 @@ pub struct Settings {
     pub remembered: usize,
     /// Whether exclusive creation and copies may use conditional requests.
     pub conditional: bool,
+    /// The kernel may read from the disk cache by itself.
+    pub passthrough: bool,
 }
 
 /// What a lookup hands to the kernel.

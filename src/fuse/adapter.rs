@@ -32,6 +32,7 @@ use crate::key::Name;
 
 use super::probe::Probes;
 use super::reply::{Refuse, entry_attr, errno, log, of_time, reply_entry, reply_lookup};
+use super::through::{self, Through};
 
 /// Largest write the kernel sends at once; more only costs buffers (measured: direct I/O gains nothing past it).
 const MAX_WRITE: u32 = 1 << 20;
@@ -42,12 +43,13 @@ pub struct Adapter {
     pub(super) fs: Arc<Fs>,
     runtime: Handle,
     pub(super) probes: Arc<Probes>,
+    through: Arc<Through>,
 }
 
 impl Adapter {
     /// `runtime`: where the tasks run.
     pub fn new(fs: Arc<Fs>, runtime: Handle) -> Adapter {
-        Adapter { fs, runtime, probes: Arc::new(Probes::new()) }
+        Adapter { fs, runtime, probes: Arc::new(Probes::new()), through: Arc::default() }
     }
 
     /// Runs `work` in a task under a deadline and answers with what comes of it.
@@ -125,6 +127,9 @@ impl fuser::Filesystem for Adapter {
             if config.add_capabilities(flag).is_err() {
                 debug!(?flag, "the kernel lacks a FUSE capability");
             }
+        }
+        if self.fs.settings.passthrough {
+            self.through.greet(config);
         }
         let _ = config.set_max_write(MAX_WRITE);
         let _ = config.set_max_background(MAX_BACKGROUND);
@@ -289,15 +294,10 @@ impl fuser::Filesystem for Adapter {
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (fs, ino) = (self.fs.clone(), Ino(ino.0));
         let mode = OpenMode::of_flags(flags.0);
-        self.spawn("open", self.limit(), reply, async move { fs.open(ino, mode).await }, |_, reply, opened| {
-            let mut flags = FopenFlags::empty();
-            if opened.keep_pages {
-                flags |= FopenFlags::FOPEN_KEEP_CACHE;
-            }
-            if opened.no_flush {
-                flags |= FopenFlags::FOPEN_NOFLUSH;
-            }
-            reply.opened(FileHandle(opened.fh.0), flags);
+        let direct = flags.0 & libc::O_DIRECT != 0;
+        let (through, runtime, of) = (self.through.clone(), self.runtime.clone(), self.fs.clone());
+        self.spawn("open", self.limit(), reply, async move { fs.open(ino, mode).await }, move |_, reply, opened| {
+            through.reply_opened(&of, &runtime, reply, opened, direct);
         });
     }
 
@@ -316,7 +316,13 @@ impl fuser::Filesystem for Adapter {
         let perm = (mode & !umask & 0o7777) as u16;
         let open = OpenMode::of_flags(flags);
         let work = async move { fs.create(parent, &name, perm, owner, open).await };
-        self.spawn("create", self.limit(), reply, work, |fs, reply, (entry, opened)| {
+        let (runtime, of) = (self.runtime.clone(), self.fs.clone());
+        self.spawn("create", self.limit(), reply, work, move |fs, reply, (entry, opened)| {
+            // Somebody else had made it, and it is open here.
+            if let Err(e) = fs.choose_mode(&opened, false, |_| None) {
+                reply.error(errno(&e));
+                return through::close(&of, &runtime, opened.fh);
+            }
             fs.looked_up(entry.ino);
             let attr = entry_attr(&entry);
             let flags = FopenFlags::FOPEN_KEEP_CACHE;

@@ -127,7 +127,7 @@ impl Stream {
     /// Sends the next part on its way. `taken` are its bytes.
     pub fn ship(&mut self, io: &Arc<Writes>, taken: Taken) {
         let number = self.next;
-        let size = self.layout.size(number);
+        let (at, size) = (self.shipped.end, self.layout.size(number));
         self.next += 1;
         self.shipped.end += size;
         self.shared.sent.lock().in_flight += 1;
@@ -136,7 +136,7 @@ impl Stream {
             let done = tokio::select! {
                 biased;
                 () = shared.stop.cancelled() => Err(Error::new(Kind::Io, "upload part: stopped")),
-                done = send(&io2, &upload, number, size, taken) => done,
+                done = send(&io2, &upload, number, at..at + size, taken) => done,
             };
             // Before the wake-up: whoever sees the last part at rest may drop the upload and must be the last.
             drop(upload);
@@ -175,14 +175,14 @@ impl Stream {
     }
 }
 
-async fn send(io: &Arc<Writes>, upload: &Arc<Upload>, number: u32, size: u64, taken: Taken) -> Result<Part> {
+async fn send(io: &Arc<Writes>, upload: &Arc<Upload>, number: u32, at: Range<u64>, taken: Taken) -> Result<Part> {
     let _permit = io.permit(&io.uploads, "an upload slot").await?;
-    let id = upload.id().await?;
+    upload.id().await?;
     let (payload, _lease) = io.gather(None, &taken.pieces).await?;
-    if payload.len() != size {
+    if payload.len() != at.end - at.start {
         return Err(Error::new(Kind::Io, "upload part: wrong length").with_key(&upload.key));
     }
-    let part = io.s3.upload_part(&upload.key, id, number, payload).await?;
+    let part = upload.send(number, at.start, payload, None).await?;
     for piece in &taken.pieces {
         if let Origin::Staged(file) = &piece.from {
             staging::punch(file, piece.range.clone()).await;
