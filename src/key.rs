@@ -261,6 +261,18 @@ impl Name {
         self.raw == Raw::Marker || matches!(&self.raw, Raw::Component(c) if self.shown.strip_suffix(FILE) == Some(&**c))
     }
 
+    /// `FILE@@ID`, taken apart: it stands for a version of FILE where nothing else has that name. `None` for everything
+    /// that cannot be one.
+    pub fn of_version(&self) -> Option<(Name, &str)> {
+        if self.is_escaped() {
+            return None;
+        }
+        let (file, id) = self.shown.rsplit_once("@@")?;
+        let may_be_id = !id.is_empty() && id.bytes().all(|b| b.is_ascii_graphic());
+        let file = may_be_id.then(|| Name::parse(OsStr::new(file)).ok())??;
+        Some((file, id))
+    }
+
     /// Whether only a listing of the parent can tell which component this name stands for.
     pub fn needs_listing(&self) -> bool {
         self.raw == Raw::LongUnresolved
@@ -375,6 +387,22 @@ mod tests {
         assert!(long.as_str().len() <= NAME_MAX);
         assert!(Name::parse(long.as_os_str()).unwrap().needs_listing());
         assert_eq!(p.file(&long).unwrap().as_str(), format!("d/{}", "é".repeat(200)));
+    }
+
+    #[test]
+    fn a_version_is_a_file_and_an_id() {
+        let of = |text: &str| {
+            let name = Name::parse(OsStr::new(text)).unwrap();
+            name.of_version().map(|(file, id)| (file.as_str().to_owned(), id.to_owned()))
+        };
+        let pair = |file: &str, id: &str| Some((file.to_owned(), id.to_owned()));
+        assert_eq!(of("f@@x.Y_z-1"), pair("f", "x.Y_z-1"));
+        assert_eq!(of("a@@b@@null"), pair("a@@b", "null"));
+        assert_eq!(of("f@@file@@v1"), pair("f@@file", "v1"));
+        assert_eq!(of("@@marker@@v1"), pair("@@marker", "v1"));
+        for other in ["f", "f@@", "@@v1", "f@v1", "f@@a b", "f@@ü", "f@@file", "f@@esc", "@@empty"] {
+            assert_eq!(of(other), None, "{other}");
+        }
     }
 
     proptest! {

@@ -11,20 +11,28 @@ use xosfs::demo::{Action, Rule};
 use xosfs::s3::{Condition, ETag, NewObject};
 use xosfs::write::{OnConflict, WriteSettings};
 
-/// A store that has conditional requests, one that refuses them, one that is known not to have them.
+/// A store that has conditional requests, one that refuses them, one that is known not to have them, and a bucket with
+/// versions on one that ignores them there.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Store {
     Conditional,
     Refusing,
     Known,
+    Versions,
 }
 
-const STORES: [Store; 3] = [Store::Conditional, Store::Refusing, Store::Known];
+const STORES: [Store; 4] = [Store::Conditional, Store::Refusing, Store::Known, Store::Versions];
 
 async fn shared(on_conflict: OnConflict, store: Store) -> World {
     let conditional_puts = store != Store::Known;
     let t = world(64 << 20, WriteSettings { on_conflict, conditional_puts, ..small() }).await;
-    t.server.knobs().set(|b| b.no_conditional_put = store != Store::Conditional);
+    t.server.knobs().set(|b| b.no_conditional_put = matches!(store, Store::Refusing | Store::Known));
+    if store == Store::Versions {
+        t.server.knobs().set(|b| b.ceph = true);
+        t.server.store().enable_versioning(BUCKET);
+        // As every mount does; the answer shows whose it is.
+        t.s3.head_bucket().await.unwrap();
+    }
     t
 }
 
@@ -221,6 +229,49 @@ async fn exclusive_create_stays_eexist() {
             assert_eq!(keys(&t), vec!["f".to_owned()]);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whether_a_bucket_has_versions_is_asked_once_and_of_ceph_only() {
+    for (store, versions, asked) in [(Store::Versions, true, 1), (Store::Versions, false, 1), (Store::Known, true, 0)] {
+        let t = world(64 << 20, WriteSettings { on_conflict: OnConflict::Fail, ..small() }).await;
+        t.server.knobs().set(|b| b.ceph = store == Store::Versions);
+        if versions {
+            t.server.store().enable_versioning(BUCKET);
+        }
+        t.s3.head_bucket().await.unwrap();
+        t.server.clear_log();
+        for n in 0..3 {
+            let w = t.create(&format!("f{n}"));
+            w.replacing(None);
+            w.commit().await.unwrap().unwrap();
+        }
+        let looks = if store == Store::Versions && versions { 3 } else { 0 };
+        for (operation, count) in [("GetBucketVersioning", asked), ("HeadObject", looks), ("PutObject", 3)] {
+            let log = t.server.log();
+            let n = log.iter().filter(|r| r.operation == operation).count();
+            assert_eq!(n, count, "{operation}, {store:?}, versions: {versions}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn versions_that_are_switched_on_meanwhile_are_seen_in_the_first_answer() {
+    let t = shared(OnConflict::Fail, Store::Conditional).await;
+    t.server.knobs().set(|b| b.ceph = true);
+    t.s3.head_bucket().await.unwrap();
+    let new = |name: &'static str| {
+        let w = t.create(name);
+        w.replacing(None);
+        w
+    };
+    new("first").commit().await.unwrap().unwrap();
+    t.server.store().enable_versioning(BUCKET);
+    new("second").commit().await.unwrap().unwrap();
+    let third = new("third");
+    t.server.store().put(BUCKET, "third", "theirs");
+    assert_eq!(third.commit().await.unwrap_err().kind(), Kind::Conflict);
+    assert_eq!(t.stored("third").unwrap(), "theirs");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

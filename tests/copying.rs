@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use world::{BUCKET, GIB, MIB, PAGE, World, key, pattern, small, whole, world};
 use xosfs::Kind;
+use xosfs::demo::{Action, Rule};
 use xosfs::s3::{Condition, NewObject};
 use xosfs::write::{WriteSettings, Writer};
 
@@ -181,6 +182,45 @@ async fn a_store_without_copies_gets_the_bytes_and_is_asked_once() {
             assert_eq!(t.count("UploadPartCopy"), 0);
         }
     }
+    t.is_clean().await;
+}
+
+// As Ceph 16 does it to every session of a role.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_refuses_copies_of_parts_gets_the_bytes_and_is_asked_once() {
+    let t = world(64 << 20, small()).await;
+    t.server.knobs().fail(Rule::new("UploadPartCopy", Action::Status(403, "AccessDenied".into())).always());
+    let mut model = pattern(11, 30 * PAGE);
+    t.server.store().put(BUCKET, "f", model.clone());
+    for round in 0..2 {
+        let w = t.open("f").await;
+        w.write(15 * PAGE, Bytes::from_static(b"changed")).await.unwrap();
+        model[15 * PAGE as usize..][..7].copy_from_slice(b"changed");
+        w.commit().await.unwrap().unwrap();
+        assert!(t.stored("f").unwrap() == model);
+        assert_eq!(t.count("UploadPartCopy") > 0, round == 0);
+        t.server.clear_log();
+    }
+    t.is_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_nobody_may_read_says_nothing_about_copies_of_others() {
+    let t = world(64 << 20, small()).await;
+    let bytes = pattern(12, 30 * PAGE);
+    t.server.store().put(BUCKET, "f", bytes.clone());
+    for operation in ["UploadPartCopy", "GetObject"] {
+        t.server.knobs().fail(Rule::new(operation, Action::Status(403, "AccessDenied".into())).always());
+    }
+    let w = t.open("f").await;
+    w.write(15 * PAGE, Bytes::from_static(b"changed")).await.unwrap();
+    assert_eq!(w.commit().await.unwrap_err().kind(), Kind::Denied);
+    assert!(t.stored("f").unwrap() == bytes);
+    t.server.knobs().clear_rules();
+    t.server.clear_log();
+    w.commit().await.unwrap().unwrap();
+    assert!(t.count("UploadPartCopy") > 0);
+    drop(w);
     t.is_clean().await;
 }
 

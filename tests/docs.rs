@@ -79,6 +79,25 @@ fn every_rule_has_a_test() {
     assert!(missing.is_empty(), "{} rules without a test:\n{}", missing.len(), missing.join("\n"));
 }
 
+/// What a server is excused from has a reason, and is a test.
+#[test]
+fn the_tests_that_a_server_cannot_pass_exist() {
+    let mut code = String::new();
+    collect(&root().join("tests"), &mut code);
+    for server in ["radosgw", "moto"] {
+        let list = std::fs::read_to_string(root().join(format!("tests/servers/{server}-unfit"))).unwrap();
+        let mut names = BTreeSet::new();
+        for line in list.lines().filter(|l| !l.starts_with('#')) {
+            let (name, reason) =
+                line.split_once(": ").unwrap_or_else(|| panic!("{server}: {line:?}: write NAME: REASON"));
+            let function = name.rsplit("::").next().unwrap();
+            assert!(code.contains(&format!("fn {function}()")), "{server}: there is no test {name}");
+            assert!(!reason.trim().is_empty() && names.insert(name), "{server}: {name}");
+        }
+        assert!(!names.is_empty(), "{server}");
+    }
+}
+
 fn collect(dir: &Path, code: &mut String) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

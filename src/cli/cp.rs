@@ -7,7 +7,7 @@
 //! 3. One file that fails does not stop the others; the exit code is 1 all the same.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,6 +16,8 @@ use futures_util::StreamExt;
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use super::ends::End;
+use super::preserve::KeptAcl;
 use super::progress::{Bar, Limiter};
 use super::store::{Store, StoreArgs, Uri, block_on};
 use super::transfer::{Engine, Moved};
@@ -72,6 +74,9 @@ pub(super) struct CpArgs {
     /// Metadata of what is stored; may be given several times.
     #[arg(long, value_name = "NAME=VALUE")]
     metadata: Vec<String>,
+    /// Keep mode, owner and times of files, in the metadata that mounts use; between objects the access control list.
+    #[arg(short, long)]
+    preserve: bool,
     /// Print every copy.
     #[arg(short, long)]
     verbose: bool,
@@ -80,75 +85,6 @@ pub(super) struct CpArgs {
     quiet: bool,
     #[command(flatten)]
     store: StoreArgs,
-}
-
-/// One end of a copy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum End {
-    Pipe,
-    File(PathBuf),
-    Remote(Uri),
-}
-
-impl End {
-    fn parse(text: &str) -> Result<End, Failure> {
-        if text == "-" {
-            return Ok(End::Pipe);
-        }
-        Ok(match Uri::remote(text)? {
-            Some(uri) => End::Remote(uri),
-            None => End::File(PathBuf::from(text)),
-        })
-    }
-
-    /// Whether sources go below it under their own names.
-    fn is_container(&self) -> bool {
-        match self {
-            End::Pipe => false,
-            End::File(path) => path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/"),
-            End::Remote(uri) => uri.key.is_empty() || uri.key.ends_with('/'),
-        }
-    }
-
-    /// What is called `name` below it.
-    fn child(&self, name: &str) -> Result<End, Error> {
-        Ok(match self {
-            End::Pipe => End::Pipe,
-            End::File(dir) => End::File(dir.join(safe_path(name)?)),
-            End::Remote(uri) => End::Remote(Uri { key: format!("{}{name}", uri.prefix()), ..uri.clone() }),
-        })
-    }
-
-    fn name(&self) -> Option<String> {
-        match self {
-            End::Pipe => None,
-            End::File(path) => path.file_name().and_then(|n| n.to_str()).map(str::to_owned),
-            End::Remote(uri) => Some(uri.name().to_owned()).filter(|n| !n.is_empty()),
-        }
-    }
-}
-
-impl std::fmt::Display for End {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            End::Pipe => f.write_str("-"),
-            End::File(path) => write!(f, "{}", path.display()),
-            End::Remote(uri) => write!(f, "{uri}"),
-        }
-    }
-}
-
-/// The part of a key below a prefix as a path that stays below its directory.
-fn safe_path(below: &str) -> Result<PathBuf, Error> {
-    let is_name =
-        |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0') && part.len() <= 255;
-    let parts: Vec<&str> = below.split('/').collect();
-    if parts.iter().all(|p| is_name(p)) {
-        return Ok(parts.iter().collect());
-    }
-    Err(Error::new(Kind::BadName, "this key is no path of a local file")
-        .with_key(below)
-        .with_fix("copy it alone, to a name"))
 }
 
 /// Standard input or output as a file of its own: no other buffer in between.
@@ -196,8 +132,13 @@ impl CpArgs {
                 }
                 (End::Pipe | End::Remote(_), _) | (End::File(_), End::Remote(_)) => {}
             }
-            if self.recursive && (*from == End::Pipe || target == End::Pipe) {
-                return usage("-r and `-` exclude each other".into());
+            if *from == End::Pipe || target == End::Pipe {
+                if self.recursive {
+                    return usage("-r and `-` exclude each other".into());
+                }
+                if self.preserve {
+                    return usage("--preserve and `-` exclude each other: a pipe has no mode and no time".into());
+                }
             }
             if let End::Remote(uri) = from
                 && !self.recursive
@@ -227,11 +168,14 @@ impl CpArgs {
         self.content_type.is_some()
             || !self.metadata.is_empty()
             || self.tags.is_some()
-            || self.acl.is_some()
+            || self.sets_acl(store)
             || self.storage_class.is_some()
-            || o.acl.is_some()
             || o.storage_class.is_some()
             || !o.tags.is_empty()
+    }
+
+    fn sets_acl(&self, store: &Store) -> bool {
+        self.acl.is_some() || store.options.acl.is_some()
     }
 
     /// Writes what was asked for into what an object is created with.
@@ -436,10 +380,20 @@ impl Copier<'_> {
                                 Error::new(Kind::Invalid, "source and target are the same object").with_key(&key)
                             );
                         }
-                        let change = |object: &mut NewObject| self.args.apply(given, self.store, object);
+                        let kept = match self.args.preserve && !self.args.sets_acl(self.store) {
+                            true => KeptAcl::of(&source_store, &source_key, version).await?,
+                            false => KeptAcl::Private,
+                        };
+                        let change = |object: &mut NewObject| {
+                            kept.put_into(object);
+                            self.args.apply(given, self.store, object);
+                        };
                         let change: Option<&(dyn Fn(&mut NewObject) + Sync)> =
-                            if is_changed { Some(&change) } else { None };
-                        self.engine.copy((&source_store, &source_key, version), (&to, &key), change, &condition).await
+                            if is_changed || self.args.preserve { Some(&change) } else { None };
+                        let from = (&source_store, &source_key, version);
+                        let moved = self.engine.copy(from, (&to, &key), change, &condition).await?;
+                        kept.settle(&to, &key).await?;
+                        Ok(moved)
                     }
                     End::File(path) => {
                         self.args.apply(given, self.store, &mut object);
@@ -557,10 +511,12 @@ pub(super) fn run(args: &CpArgs) -> Result<(), Failure> {
     let store = Store::open(&args.store, remote)?;
     let bar = Bar::bytes(args.quiet || args.store.json || args.dry_run);
     let (parts, size) = (store.options.max_uploads, store.options.part_size);
+    let mut engine = Engine::new(parts, size, Limiter::new(given.bandwidth), bar, args.resume);
+    engine.preserve = args.preserve;
     let copier = Copier {
         args,
         store: &store,
-        engine: Engine::new(parts, size, Limiter::new(given.bandwidth), bar, args.resume),
+        engine,
         done: AtomicU64::new(0),
         failed: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
@@ -580,27 +536,4 @@ pub(super) fn run(args: &CpArgs) -> Result<(), Failure> {
         eprintln!("xosfs: {done} copied, {} bytes", copier.bytes.into_inner());
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_stay_below_their_directory() {
-        assert_eq!(safe_path("a/b c").unwrap(), Path::new("a/b c"));
-        for bad in ["", "a//b", "../x", "a/../b", "/etc/passwd", "a/", ".", &"n".repeat(256)] {
-            assert_eq!(safe_path(bad).unwrap_err().kind(), Kind::BadName, "{bad}");
-        }
-    }
-
-    #[test]
-    fn targets_take_names_as_with_cp() {
-        let end = |text: &str| End::parse(text).unwrap();
-        assert!(end("s3://b").is_container() && end("s3://b/d/").is_container() && end("/tmp").is_container());
-        assert!(!end("s3://b/d").is_container() && !end("-").is_container() && !end("/none/x").is_container());
-        assert_eq!(end("s3://b/d").child("x").unwrap(), end("s3://b/d/x"));
-        assert_eq!(end("s3://b/p/x").name().as_deref(), Some("x"));
-        assert_eq!(end("s3://b").name(), None);
-    }
 }

@@ -7,6 +7,11 @@
 
 use super::{DemoArgs, Failure};
 
+/// `--bandwidth`: at least the 4 KiB that the server sends at a time.
+pub(super) fn rate(text: &str) -> Result<u64, String> {
+    crate::config::value::size(text, 4096..=1 << 40)
+}
+
 #[cfg(not(feature = "demo"))]
 pub(super) fn run(_: &DemoArgs) -> Result<(), Failure> {
     Err(Failure::Failed("this build has no embedded server (cargo feature `demo`)".into()))
@@ -100,6 +105,7 @@ mod with_server {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut hang_up = signal(SignalKind::hangup()).map_err(failed)?;
+        let mut asked = signal(SignalKind::user_defined1()).map_err(failed)?;
         let place = if args.serve_only { None } else { Some(Place::of(args)?) };
         let server = start(args).await?;
         // Somebody's own data stays as it is.
@@ -114,11 +120,12 @@ mod with_server {
             None => environment(&args.bucket, &server),
         };
         let said = say(&text);
-        if said.is_ok() {
+        while said.is_ok() {
             tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-                _ = hang_up.recv() => {}
+                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break,
+                _ = hang_up.recv() => break,
+                _ = asked.recv() => say(&counts(&server)).map_err(failed)?,
             }
         }
         // The server has to be there until the last byte is stored.
@@ -145,14 +152,24 @@ mod with_server {
             buckets: vec![args.bucket.clone()],
             ..Options::default()
         };
-        Server::start(options).await.map_err(|e| {
+        let server = Server::start(options).await.map_err(|e| {
             use std::io::ErrorKind::{AddrInUse, AddrNotAvailable};
             let fix = match (e.kind(), &args.data) {
                 (AddrInUse | AddrNotAvailable, _) | (_, None) => "change --listen".to_owned(),
                 (_, Some(data)) => format!("check --listen and --data {}", data.display()),
             };
             Failure::Failed(format!("server on {}: {e}; {fix}", args.listen))
-        })
+        })?;
+        server.knobs().set(|b| {
+            b.latency = Duration::from_millis(args.latency);
+            b.bytes_per_second = args.bandwidth;
+        });
+        Ok(server)
+    }
+
+    /// SIGUSR1: one line of JSON, the requests of each operation since the start.
+    fn counts(server: &Server) -> String {
+        format!("{}\n", serde_json::json!({ "requests": server.counts() }))
     }
 
     /// All at once and through to the reader: programs wait for the last line.

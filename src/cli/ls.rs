@@ -138,6 +138,7 @@ impl LsArgs {
                     etag: Some(meta.etag.clone()),
                     last_modified: meta.last_modified,
                     storage_class: meta.storage_class.clone(),
+                    version: None,
                 };
                 self.object(store.s3.bucket(), &listed, shown)?;
             }

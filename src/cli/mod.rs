@@ -11,6 +11,7 @@ mod complete;
 mod cp;
 mod demo;
 mod doctor;
+mod ends;
 mod helper;
 mod install;
 mod journal;
@@ -19,6 +20,7 @@ mod ls;
 mod mount;
 mod object;
 mod objects;
+mod preserve;
 mod presign;
 mod print;
 mod progress;
@@ -169,6 +171,12 @@ struct DemoArgs {
     /// Bucket to create.
     #[arg(long, value_name = "NAME", default_value = "demo")]
     bucket: String,
+    /// Answer every request so many milliseconds late, as a distant store does.
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=60_000))]
+    latency: u64,
+    /// Bytes per second of each connection and direction, with K, M or G for the binary multiples.
+    #[arg(long, value_name = "BYTES", value_parser = demo::rate)]
+    bandwidth: Option<u64>,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -7,13 +7,14 @@ use clap::Args;
 use futures_util::stream::{self, StreamExt};
 use serde_json::json;
 
+use super::preserve::KeptAcl;
 use super::progress::{Bar, Limiter};
 use super::store::{Store, StoreArgs, Uri, block_on};
 use super::transfer::Engine;
 use super::{Failure, print};
-use crate::error::{Kind, Result};
+use crate::error::Result;
 use crate::key::Key;
-use crate::s3::{AclChange, Condition, ListQuery, NewObject, canned_name};
+use crate::s3::{Condition, ListQuery, NewObject};
 
 /// Objects changed at a time.
 const AT_ONCE: usize = 8;
@@ -145,17 +146,9 @@ impl Targets {
 
 /// Copies an object onto itself with a change, keeping everything else, its access control list too.
 pub(super) async fn rewrite(store: &Store, key: &Key, change: &(dyn Fn(&mut NewObject) + Sync)) -> Result<()> {
-    let acl = match store.s3.object_acl(key, None).await {
-        Ok(acl) if canned_name(&acl) == Some("private") => None,
-        Ok(acl) => Some(acl),
-        // A store without lists, or no right to read them: the copy gets the default one.
-        Err(e) if matches!(e.kind(), Kind::Unsupported | Kind::Denied) => None,
-        Err(e) => return Err(e),
-    };
-    let canned = acl.as_ref().and_then(canned_name);
+    let kept = KeptAcl::of(store, key, None).await?;
     let change = |object: &mut NewObject| {
-        // Sent along, it is never missing in between.
-        object.acl = canned.map(str::to_owned);
+        kept.put_into(object);
         change(object);
     };
     let options = &store.options;
@@ -163,8 +156,5 @@ pub(super) async fn rewrite(store: &Store, key: &Key, change: &(dyn Fn(&mut NewO
     let result = engine.copy((store, key, None), (store, key), Some(&change), &Condition::None).await;
     engine.abort_open().await;
     result?;
-    match acl {
-        Some(acl) if canned.is_none() => store.s3.set_object_acl(key, None, &AclChange::Full(acl)).await,
-        _ => Ok(()),
-    }
+    kept.settle(store, key).await
 }

@@ -15,8 +15,8 @@ use super::{Failure, print};
 use crate::config::{credentials::Credentials, value};
 use crate::daemon::env;
 use crate::error::{Error, Kind};
-use crate::policy::{self, Scope};
-use crate::s3::{AssumeRole, Session, SessionPolicy, Sts, StsSettings};
+use crate::policy::{self, Scope, SessionPolicy};
+use crate::s3::{AssumeRole, Session, Sts, StsSettings};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct StsArgs {

@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::disk::DiskOptions;
 use super::table::{Spec, TABLE};
@@ -85,6 +85,10 @@ choices!(
     /// Whether the kernel may read from the disk cache by itself.
     Passthrough { Auto = "auto", Off = "off" }
 );
+choices!(
+    /// How versions are reached.
+    Versions { Names = "names", Dir = "dir" }
+);
 choices!(LogLevel { Info = "info", Error = "error", Warn = "warn", Debug = "debug", Trace = "trace" });
 
 /// Where messages go.
@@ -152,6 +156,9 @@ pub struct Options {
     pub metadata_ttl: Duration,
     pub negative_ttl: Duration,
     pub hide_odd_keys: bool,
+    /// The bucket is shown as it was then, read-only.
+    pub as_of: Option<SystemTime>,
+    pub versions: Versions,
     /// Bytes.
     pub capacity: u64,
     /// Bytes; `None`: by this machine's memory.
@@ -266,16 +273,6 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("mp_umask", "umask"),
 ];
 
-/// Whether an option by this name would carry a secret.
-fn is_secret(name: &str) -> bool {
-    ["secret", "password", "passwd", "token", "access_key", "accesskey", "credential", "ahbe_conf"]
-        .iter()
-        .any(|part| name.contains(part))
-        || matches!(name, "ak" | "sk" | "key" | "keys" | "key_id" | "pass")
-}
-
-const SECRET: &str = "is not an option: command lines and /etc/fstab are readable by every user; put the keys into                       ~/.aws/credentials (profile=NAME) or into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
-
 impl Default for Options {
     fn default() -> Self {
         let (uid, gid) = value::caller();
@@ -301,6 +298,8 @@ impl Default for Options {
             metadata_ttl: Duration::ZERO,
             negative_ttl: Duration::ZERO,
             hide_odd_keys: false,
+            as_of: None,
+            versions: Versions::Names,
             capacity: 0,
             memory: None,
             max_readahead: 0,
@@ -419,6 +418,7 @@ impl Options {
                 options.set(&name, value.as_deref(), sloppy)?;
             }
         }
+        options.read_only |= options.as_of.is_some();
         options.check()?;
         Ok(options)
     }
@@ -476,8 +476,8 @@ impl Options {
         if self.set_flag(&name, value) {
             return Ok(());
         }
-        if is_secret(&name) {
-            return wrong(format!("`{name}` {SECRET}"));
+        if value::is_secret(&name) {
+            return wrong(format!("`{name}` {}", value::SECRET));
         }
         if sloppy { Ok(()) } else { Err(unknown(&name)) }
     }

@@ -32,6 +32,7 @@ fn every_option_has_an_effect() {
         "endpoint" | "sts_endpoint" => "http://h:1",
         "role_policy" => "read-only",
         "xattr_list" => "all",
+        "versions" => "dir",
         "role_duration" => "30m",
         "uid" | "gid" => "4242",
         "file_mode" | "dir_mode" | "umask" => "0700",
@@ -57,6 +58,7 @@ fn every_option_has_an_effect() {
             "SIZE" | "SIZE|auto" => "99M",
             "DURATION" => "77s",
             "DIR" => "/x/y",
+            "TIME" => "2020-01-01T00:00:00Z",
             _ => "WORD",
         },
     };

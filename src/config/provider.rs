@@ -38,6 +38,9 @@ pub struct Provider {
     /// Whether PUT and CompleteMultipartUpload honour `If-Match` and `If-None-Match`. Where they may be ignored, a HEAD
     /// just before the write takes their place.
     pub conditional_put: bool,
+    /// Whether they do so in buckets with versions, too. Where not (Ceph, which is also known by its answers), the mount
+    /// asks whether the bucket has versions before the first such write.
+    pub conditional_put_versions: bool,
     /// Whether copies honour `x-amz-copy-source-if-match`. Where not, the ETag is compared before and after.
     pub conditional_copy: bool,
     /// Whether a copy with new metadata keeps the tags of its source. Where it may not (Ceph drops them) they are sent

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::memory;
 use super::options::{
     Addressing, Attrs, Checksum, ListVersion, Log, LogLevel, OnConflict, Passthrough, ProviderChoice, Signature,
-    XattrList,
+    Versions, XattrList,
 };
 pub use super::spec::{Group, Spec};
 use super::value;
@@ -269,6 +269,25 @@ pub static TABLE: &[Spec] = &[
         doc: "Hide keys that are no legal file names (`a//b`, too long, shadowed by a directory). Off: they are shown under \
               an escape that ends in `@@…`, so that every object can be reached.",
         set: |o, v| value::flag(v).map(|v| o.hide_odd_keys = v),
+    },
+    Spec {
+        name: "as_of",
+        group: Group::Freshness,
+        value: "TIME",
+        default: "",
+        doc: "Show the bucket as it was at this time, read-only: 2026-11-21T10:20:30Z, or how long before the mount, as 2h or \
+              3d. The bucket has to keep versions. Unset: as it is.",
+        set: |o, v| value::moment(v).map(|v| o.as_of = Some(v)),
+    },
+    Spec {
+        name: "versions",
+        group: Group::Freshness,
+        value: "names|dir",
+        default: "names",
+        doc: "How old versions are reached: names is FILE@@VERSION-ID; dir adds in each directory a `.versions` that is not \
+              listed, with a directory for each file, also deleted ones. names: `.versions` is a name that a program may \
+              want for itself.",
+        set: |o, v| value::choice(v, Versions::CHOICES).map(|v| o.versions = v),
     },
     Spec {
         name: "capacity",

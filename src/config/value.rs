@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::unistd::{Gid, Group, Uid, User};
 
@@ -79,6 +79,33 @@ pub fn duration(text: &str, range: std::ops::RangeInclusive<Duration>) -> Parsed
         return Err(format!("`{text}` is out of range: {:?} to {:?}", range.start(), range.end()));
     }
     Ok(value)
+}
+
+/// Whether an option by this name would carry a secret.
+pub(super) fn is_secret(name: &str) -> bool {
+    ["secret", "password", "passwd", "token", "access_key", "accesskey", "credential", "ahbe_conf"]
+        .iter()
+        .any(|part| name.contains(part))
+        || matches!(name, "ak" | "sk" | "key" | "keys" | "key_id" | "pass")
+}
+
+pub(super) const SECRET: &str = "is not an option: command lines and /etc/fstab are readable by every user; put the keys \
+    into ~/.aws/credentials (profile=NAME) or into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
+
+/// A time of RFC 3339, or how long ago: `2026-11-21T10:20:30Z`, `2h`, `3d`.
+pub fn moment(text: &str) -> Parsed<SystemTime> {
+    let now = SystemTime::now();
+    let ago = || {
+        let counted = text.ends_with(|c: char| c.is_ascii_alphabetic());
+        counted
+            .then(|| duration(text, Duration::ZERO..=Duration::MAX).ok())?
+            .and_then(|ago| now.checked_sub(ago).filter(|t| *t >= SystemTime::UNIX_EPOCH))
+    };
+    match text.parse::<jiff::Timestamp>().map(SystemTime::from).ok().or_else(ago) {
+        Some(time) if time <= now => Ok(time),
+        Some(_) => Err(format!("`{text}` has not been yet")),
+        None => Err(format!("`{text}` is no time; write it as 2026-11-21T10:20:30Z, or how long ago, as 2h or 3d")),
+    }
 }
 
 pub fn count(text: &str, range: std::ops::RangeInclusive<u64>) -> Parsed<u64> {
@@ -277,6 +304,22 @@ mod tests {
         for text in ["", "s", "-1s", "5 weeks", "1e400", "9999999d"] {
             assert!(duration(text, any.clone()).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_moment_is_a_time_or_how_long_ago() {
+        let second = |n| SystemTime::UNIX_EPOCH + Duration::from_secs(n);
+        assert_eq!(moment("2020-01-01T00:00:00Z").unwrap(), second(1_577_836_800));
+        assert_eq!(moment("2020-01-01T02:00:00.5+02:00").unwrap(), second(1_577_836_800) + Duration::from_millis(500));
+        for (text, ago) in [("2h", 7200), ("3d", 259_200), ("90m", 5400)] {
+            let least = SystemTime::now() - Duration::from_secs(ago);
+            let time = moment(text).unwrap();
+            assert!(time >= least && time <= SystemTime::now() - Duration::from_secs(ago), "{text}");
+        }
+        for text in ["", "yesterday", "2020", "2020-01-01", "2020-01-01T00:00:00", "3 weeks", "99999999999999d", "h"] {
+            assert!(moment(text).unwrap_err().contains("as 2h or 3d"), "{text}");
+        }
+        assert!(moment("2999-01-01T00:00:00Z").unwrap_err().contains("has not been yet"));
     }
 
     /// XOS-INI-07, XOS-INI-08.

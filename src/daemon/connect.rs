@@ -15,7 +15,7 @@ use super::{Request, env, role};
 use crate::config::credentials::{self, Credentials, ProfileSettings};
 use crate::config::{Options, Provider, Source, options, provider};
 use crate::error::{Error, Kind, Result};
-use crate::s3::{self, ListQuery, S3};
+use crate::s3::{self, ListQuery, S3, Versioning};
 
 /// Requests at a time; more only wait for each other's bandwidth.
 const MAX_REQUESTS: usize = 64;
@@ -115,7 +115,14 @@ pub async fn connect(request: &Request, report: &mut Report) -> Result<S3> {
 async fn attempt(request: &Request, report: &mut Report) -> Result<S3> {
     let s3 = S3::new(settings(&request.options, &request.source, &env)?)?;
     let patience = request.options.op_timeout * 2 + GRACE;
-    match tokio::time::timeout(patience, probe(&s3, &request.source)).await {
+    let questions = async {
+        let warning = probe(&s3, &request.source).await?;
+        match request.options.as_of {
+            Some(_) => Ok(warning.or(check_versions(&s3).await?)),
+            None => Ok(warning),
+        }
+    };
+    match tokio::time::timeout(patience, questions).await {
         Ok(Ok(None)) => Ok(s3),
         Ok(Ok(Some(warning))) => {
             report.warn(&warning);
@@ -155,6 +162,23 @@ async fn probe(s3: &S3, source: &Source) -> Result<Option<String>> {
             Ok(Some(format!("nothing is stored under {source} yet; the mount starts empty")))
         }
         Err(e) => Err(e),
+    }
+}
+
+/// Without versions there is no past to show, and what is there now would pass for it. The warning, if there is one.
+async fn check_versions(s3: &S3) -> Result<Option<String>> {
+    match s3.versioning().await {
+        Ok(Versioning::Enabled | Versioning::Suspended) => Ok(None),
+        Err(e) if e.kind() == Kind::Denied => Ok(Some(format!(
+            "whether the bucket keeps versions may not be asked ({}); if not, as_of shows it wrong",
+            e.code()
+        ))),
+        Err(e) if e.kind() != Kind::Unsupported => Err(e),
+        Ok(Versioning::Off) | Err(_) => {
+            let what = format!("bucket {:?} keeps no versions, so nobody knows what was in it", s3.bucket());
+            Err(Error::new(Kind::Unsupported, what)
+                .with_fix("mount it without `as_of`; versions are kept from the moment they are switched on"))
+        }
     }
 }
 

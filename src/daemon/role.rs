@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::config::credentials::{Credentials, ProfileSettings};
 use crate::config::{Options, Provider, Source};
 use crate::error::{Error, Kind, Result};
-use crate::s3::{AssumeRole, SessionPolicy, Sts, StsSettings, role_credentials};
+use crate::policy::SessionPolicy;
+use crate::s3::{AssumeRole, Sts, StsSettings, role_credentials};
 
 /// Most bytes of a policy file that are looked at; a policy has 2048 characters.
 const POLICY_FILE_MOST: u64 = 64 << 10;

@@ -70,6 +70,8 @@ pub fn fs_settings(options: &Options, provider: &'static Provider, root: Prefix)
             dir_perm: (options.dir_bits() & 0o7777) as u16,
         },
         read_only: options.read_only,
+        as_of: options.as_of,
+        versions_dir: options.versions == options::Versions::Dir,
         metadata_ttl: options.metadata_ttl,
         negative_ttl: options.negative_ttl,
         store_attrs: options.attrs == Attrs::Store,
@@ -171,6 +173,7 @@ pub fn build_with(options: &Options, root: Prefix, s3: S3, journal: Option<Arc<J
     let write = WriteSettings {
         limits: limits(options, provider),
         conditional_puts: provider.conditional_put,
+        conditional_puts_versions: provider.conditional_put_versions,
         conditional_copies: provider.conditional_copy,
         on_conflict: match options.on_conflict {
             options::OnConflict::Overwrite => OnConflict::Overwrite,

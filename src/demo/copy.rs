@@ -102,6 +102,7 @@ impl Service {
             if_match: condition(&req.headers, "if-match")?,
             if_none_match: condition(&req.headers, "if-none-match")?,
         };
+        let conditions = self.kept_conditions(&i.bucket, conditions)?;
         let received = Received {
             data: source.data.clone(),
             // A copy is one part, whatever its source was; its MD5 is not computed again for a large one.

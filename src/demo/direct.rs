@@ -1,5 +1,6 @@
 //! The store without HTTP: how tests and samples fill it and look into it.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -129,6 +130,20 @@ impl Store {
         let buckets = self.buckets.read();
         let versions = buckets.get(bucket).and_then(|b| b.objects.get(key));
         versions.into_iter().flatten().map(|v| v.id.to_string()).collect()
+    }
+
+    /// Sets when a version, or the mark of a deletion, was stored; to the millisecond.
+    pub fn set_time(&self, bucket: &str, key: &str, id: &str, time: SystemTime) {
+        let millis = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let edited = self.with_bucket_mut(bucket, |b| {
+            let all = b.objects.get_mut(key).into_iter().flatten();
+            let Some(slot) = all.into_iter().find(|v| &*v.id == id) else { return Ok(false) };
+            let version = Version { modified: millis, ..Version::clone(slot) };
+            self.save_version(&b.info.name, key, &version)?;
+            *slot = Arc::new(version);
+            Ok(true)
+        });
+        assert!(edited.expect("a bucket that exists"), "no version {id} of {key}");
     }
 
     /// Turns versioning on.

@@ -19,6 +19,7 @@ use s3s::service::S3Service;
 
 use super::Shared;
 use super::body::{self, Answer, Connection, Pace, Progress, drain};
+use super::form::Form;
 use super::knobs::{Action, Behaviour};
 use super::service::{Accepted, NextMarker};
 use super::store::{now, system_time};
@@ -269,8 +270,8 @@ pub(super) async fn serve(
     let (operation, key) = (logged.operation, logged.key.clone());
     let progress = shared.log.add(logged);
     let number = shared.requests.fetch_add(1, Ordering::Relaxed);
-    let id = format!("{:016X}", (now() << 20) | (number & 0xf_ffff));
     let behaviour = shared.knobs.behaviour();
+    let id = format!("{}{:016X}", if behaviour.ceph { "tx" } else { "" }, (now() << 20) | (number & 0xf_ffff));
     if !behaviour.latency.is_zero() {
         tokio::time::sleep(behaviour.latency).await;
     }
@@ -291,9 +292,18 @@ pub(super) async fn serve(
             }
             token_to_header(request.headers_mut(), &query);
             let pace = behaviour.bytes_per_second.map(|_| Pace::new(connection.clone()));
-            let (parts, body) = request.into_parts();
+            let (mut parts, body) = request.into_parts();
             let (body, unread) = body::Request::new(body, pace);
-            let request = Request::from_parts(parts, s3s::Body::http_body_unsync(body));
+            let body = if operation == "PostObject" {
+                // The S3 crate takes a form whole, too.
+                let bytes = body.collect().await.map_err(io::Error::other)?.to_bytes();
+                let kind = parts.headers.get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default();
+                parts.extensions.insert(Form::read(kind, &bytes));
+                s3s::Body::from(bytes)
+            } else {
+                s3s::Body::http_body_unsync(body)
+            };
+            let request = Request::from_parts(parts, body);
             let answer = service.call(request).await.map_err(|e| io::Error::other(format!("{e:?}")))?;
             let unread = unread.lock().take();
             if let Some(body) = unread {

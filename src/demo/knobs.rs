@@ -107,6 +107,8 @@ pub struct Behaviour {
     pub no_acl: bool,
     /// 501 for `If-Match` and `If-None-Match` on PUT and CompleteMultipartUpload.
     pub no_conditional_put: bool,
+    /// As Ceph's gateway: request ids of its form, and in a bucket with versions the conditions of a write are ignored.
+    pub ceph: bool,
     /// 501 for DeleteObjects.
     pub no_delete_many: bool,
     /// 501 for checksum headers and `aws-chunked` bodies.
@@ -141,6 +143,7 @@ impl Default for Behaviour {
             no_tagging: false,
             no_acl: false,
             no_conditional_put: false,
+            ceph: false,
             no_delete_many: false,
             strict: false,
             no_complete_etag: false,

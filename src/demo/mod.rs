@@ -12,6 +12,7 @@ mod copy;
 mod data;
 mod direct;
 mod disk;
+mod form;
 mod http;
 mod knobs;
 mod list;

@@ -115,6 +115,7 @@ impl Service {
         let listed = i.multipart_upload.and_then(|m| m.parts).unwrap_or_default();
         let min = self.0.knobs.with(|b| b.min_part);
         let conditions = Conditions { if_match: i.if_match, if_none_match: i.if_none_match };
+        let conditions = self.kept_conditions(&i.bucket, conditions)?;
         let (v, versioning) = self.0.store.with_bucket_mut(&i.bucket, |b| {
             let up = upload(b, &i.key, &i.upload_id)?;
             if listed.is_empty() {

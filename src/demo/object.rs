@@ -8,6 +8,7 @@ use s3s::dto::*;
 use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 
 use super::acl::{Acl, GrantHeaders, Right};
+use super::form::Form;
 use super::service::{ANONYMOUS, Accepted, Service, attributes, custom, denied, http_date, ok, shown_version, sums};
 use super::store::{
     Bucket, Conditions, NULL, Restore, Version, Versioning, matches_etag, now, precondition_failed, timestamp,
@@ -207,6 +208,12 @@ impl Service {
     pub(super) async fn put_object(&self, req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
         let who = self.who(&req.credentials);
         let mut i = req.input;
+        if let Some(form) = req.extensions.get::<Form>() {
+            i.acl = form.acl.clone().map(Into::into).or(i.acl);
+            if let Some(name) = &form.filename {
+                i.key = i.key.replace("${filename}", name);
+            }
+        }
         let bucket_owner = self.bucket(&i.bucket, who.as_deref(), Right::Write, |b| Ok(b.info.acl.owner.clone()))?;
         let grants = GrantHeaders {
             full_control: i.grant_full_control.as_deref(),
@@ -219,6 +226,7 @@ impl Service {
         let acl =
             Acl::of_headers(i.acl.as_ref().map(|a| a.as_str()), &grants, owner, Some(&bucket_owner), &self.0.users)?;
         let conditions = Conditions { if_match: i.if_match.take(), if_none_match: i.if_none_match.take() };
+        let conditions = self.kept_conditions(&i.bucket, conditions)?;
         // A condition that fails already need not wait for the body.
         self.0.store.with_bucket(&i.bucket, |b| self.0.store.check_conditions(b, &i.key, &conditions))?;
         let attributes = attributes!(i)?;

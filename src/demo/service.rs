@@ -18,7 +18,9 @@ use super::Shared;
 use super::acl::{Acl, Right};
 use super::data::Data;
 use super::disk::Disk;
-use super::store::{Attributes, Bucket, Checksums, NULL, Restore, Version, Versioning, hex, no_such_key, now};
+use super::store::{
+    Attributes, Bucket, Checksums, Conditions, NULL, Restore, Version, Versioning, hex, no_such_key, now,
+};
 
 /// Largest body of one PUT, in bytes.
 const MAX_PUT: u64 = 5 << 30;
@@ -266,6 +268,13 @@ impl Service {
         f: impl FnOnce(&Bucket) -> S3Result<T>,
     ) -> S3Result<T> {
         self.0.store.with_bucket(name, |b| if b.info.acl.allows(who, right) { f(b) } else { Err(denied()) })
+    }
+
+    /// The conditions of a write that are kept to.
+    pub(super) fn kept_conditions(&self, bucket: &str, conditions: Conditions) -> S3Result<Conditions> {
+        let versioning = self.0.store.with_bucket(bucket, |b| Ok(b.info.versioning))?;
+        let ignored = versioning != Versioning::Never && self.0.knobs.with(|b| b.ceph);
+        Ok(if ignored { Conditions::default() } else { conditions })
     }
 
     /// Configuration belongs to the owner alone.

@@ -196,7 +196,12 @@ pub struct Facts {
 
 impl Facts {
     pub fn of_listed(listed: &Listed) -> Facts {
-        Facts { etag: listed.etag.clone(), version: None, storage_class: listed.storage_class.clone(), meta: None }
+        Facts {
+            etag: listed.etag.clone(),
+            version: listed.version.clone(),
+            storage_class: listed.storage_class.clone(),
+            meta: None,
+        }
     }
 
     pub fn of_meta(meta: &ObjectMeta) -> Facts {

@@ -148,11 +148,11 @@ impl Fs {
         if let Some(target) = inode.state.lock().target.clone() {
             return Ok(target);
         }
-        let key = self.inodes.key(ino)?;
+        let (key, version) = self.inodes.target(&inode)?;
         if inode.state.lock().attr.size > 4096 {
             return Err(Error::new(Kind::Io, "symbolic link with a target longer than a path").with_key(&key));
         }
-        let body = self.s3.get(&key, None, None, None).await?.body.collect().await?;
+        let body = self.s3.get(&key, None, None, version.as_deref()).await?.body.collect().await?;
         let target: Arc<str> = std::str::from_utf8(&body)
             .map_err(|_| Error::new(Kind::Io, "symbolic link that is not UTF-8").with_key(&key))?
             .into();
@@ -185,8 +185,9 @@ impl Fs {
         if inode.kind() == FileKind::Dir {
             return Err(Kind::IsDir.into());
         }
+        inode.changeable()?;
         self.settle_copies(None).await;
-        let _changing = inode.changing.lock().await;
+        let _changing = self.changing(&inode).await?;
         let key = self.inodes.key(inode.ino)?;
         let (writer, _, open) = self.usage(&inode);
         if let Some(w) = &writer {

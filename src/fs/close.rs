@@ -38,14 +38,24 @@ impl Fs {
             let attr = inode.state.lock().attr.clone();
             writer.edit_object(&mut |o| attr.store(&mut o.headers.metadata));
         }
-        match writer.commit().await {
-            Ok(None) => Ok(()),
+        let done = writer.commit().await;
+        self.catch_up(inode, &writer);
+        match done {
+            // Stored in the background, and maybe not with all that belongs to it.
+            Ok(None) => self.settle_acknowledged(&writer).await,
             Ok(Some(committed)) => {
                 let id = committed.object.id.clone();
                 self.committed(inode, &writer, committed);
                 self.settle(&id.key, &writer.object(), &id.etag).await
             }
             Err(e) => Err(e),
+        }
+    }
+
+    /// What a read or a write of the file had to store, and what a commit stored before it failed.
+    pub(super) fn catch_up(self: &Arc<Self>, inode: &Arc<Inode>, writer: &Arc<Writer>) {
+        if let Some(committed) = writer.published() {
+            self.committed(inode, writer, committed);
         }
     }
 
@@ -128,7 +138,9 @@ impl Fs {
         }
     }
 
-    /// close(2): stores everything, and says so. Called once for each descriptor of the handle, by process `pid`.
+    /// close(2): stores everything, and says so. Called once for each descriptor of the handle, by thread `pid`.
+    ///
+    /// A process that neither opened the handle nor wrote through it has inherited it, and who did will close it, too.
     ///
     /// A shell's `> file` and dd(1) open a file, duplicate the descriptor and close the first one before a byte is
     /// written: storing the empty file then would cost a request, and destroy the old content before there is a new
@@ -138,12 +150,17 @@ impl Fs {
         if !handle.write {
             return Ok(());
         }
+        let closing = handle.users.closing(&self.threads, pid).await;
+        if !closing.stores {
+            return Ok(());
+        }
         if !handle.inode.state.lock().wrote && self.has_other_descriptor(&handle.inode, pid).await {
             return Ok(());
         }
         let result = self.acknowledge(&handle.inode).await;
-        if result.is_err() {
-            self.forget_pages(&handle.inode);
+        match &result {
+            Ok(()) => handle.users.stored(&closing),
+            Err(_) => self.forget_pages(&handle.inode),
         }
         result
     }
@@ -249,7 +266,8 @@ impl Fs {
         let key = self.inodes.key(inode.ino).ok();
         if let Some(writer) = dropped {
             if let Err(e) = &result {
-                error!(key = key.as_ref().map(Key::as_str), "not stored, and closed by its last handle: {e}");
+                let (key, lost) = (key.as_ref().map(Key::as_str), writer.size());
+                error!(key, "{lost} bytes are not stored, and closed by their last handle: {e}");
                 self.abandon(inode, &writer, stored).await;
             } else if let Some(object) = writer.base() {
                 self.rebind(inode, &object);

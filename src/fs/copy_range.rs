@@ -54,7 +54,7 @@ impl Fs {
         {
             return Ok(copied);
         }
-        let mode = WriteMode { append: false, kill_suid: true };
+        let mode = WriteMode { append: false, kill_suid: true, thread: None };
         let mut done = 0;
         while done < len.min(CALL_MAX) {
             let want = usize::try_from(len.min(CALL_MAX) - done).unwrap_or(usize::MAX).min(CHUNK);

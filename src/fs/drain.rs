@@ -36,7 +36,7 @@ impl Fs {
     async fn drain_one(self: &Arc<Self>, inode: &Arc<Inode>, end: tokio::time::Instant) -> Option<(String, Error)> {
         let writer = {
             let state = inode.state.lock();
-            let dirty = state.writer.clone().filter(|w| w.is_dirty());
+            let dirty = state.writer.clone().filter(|w| w.is_dirty() || w.backlog().is_some());
             if !state.attr_pending && dirty.is_none() {
                 return None;
             }
@@ -52,6 +52,9 @@ impl Fs {
             Ok(Err(e)) => e,
             Err(_) => Error::new(Kind::Timeout, "store before unmounting"),
         };
+        if let Some(w) = &writer {
+            w.give_up_upload(&error);
+        }
         let error = match writer.filter(|w| w.backlog().is_some()) {
             Some(_) => error.with_fix("it is in the journal: the next mount stores it"),
             None => error,

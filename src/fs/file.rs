@@ -59,6 +59,8 @@ pub struct WriteMode {
     pub append: bool,
     /// The writer lacks the right to keep setuid and setgid.
     pub kill_suid: bool,
+    /// The thread that writes, 0 when nobody knows; `None` when [`Fs::used_by`] has been told.
+    pub thread: Option<u32>,
 }
 
 /// What a writer needs of the object it starts from.
@@ -87,9 +89,10 @@ impl Fs {
             let class = facts.storage_class.clone().unwrap_or_default();
             // Quoted for a shell: keys have spaces and worse.
             let quoted = key.as_str().replace('\'', r"'\''");
+            let bucket = self.s3.bucket();
             let fix = format!(
-                "restore it first, as with aws s3api restore-object --bucket {} --key '{quoted}' --restore-request Days=1",
-                self.s3.bucket()
+                "restore it first: xosfs object restore set 's3://{bucket}/{quoted}', or \
+                 aws s3api restore-object --bucket {bucket} --key '{quoted}' --restore-request Days=1"
             );
             return Err(Error::new(Kind::Archived, format!("open object of class {class}"))
                 .with_key(key)
@@ -105,9 +108,9 @@ impl Fs {
 
     /// HEAD, and what it says taken over. The inode is an existing file's.
     pub(super) async fn refresh(&self, inode: &Arc<Inode>) -> Result<Arc<ObjectMeta>> {
-        let key = self.inodes.key(inode.ino)?;
+        let (key, version) = self.inodes.target(inode)?;
         let asked = Instant::now();
-        let meta = self.s3.head(&key, None).await?;
+        let meta = self.head_of(&key, version.as_deref()).await?;
         self.absorb_meta(inode, &meta, asked);
         Ok(Arc::new(meta))
     }
@@ -141,6 +144,7 @@ impl Fs {
         }
         if mode.write || mode.truncate {
             self.writable()?;
+            inode.changeable()?;
             let need = match mode {
                 OpenMode { truncate: true, .. } => Need::Nothing,
                 OpenMode { append: true, .. } | OpenMode { read: true, .. } => Need::Bytes,
@@ -190,11 +194,12 @@ impl Fs {
 
     /// The version to read: the one in memory when it is fresh, else what a GET of the first block finds.
     async fn current_object(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<Object> {
-        let key = match self.inodes.key(inode.ino) {
-            Ok(key) => key,
+        let (key, version) = match self.inodes.target(inode) {
+            Ok(target) => target,
             // Unlinked, opened again through /proc/PID/fd: the object waits for its last close.
-            Err(e) => self.inodes.last_key(inode.ino).ok_or(e)?,
+            Err(e) => (self.inodes.last_key(inode.ino).ok_or(e)?, None),
         };
+        let version = version.as_deref();
         let now = {
             let state = inode.state.lock();
             let fresh = state.confirmed.is_some_and(|t| t.elapsed() < self.settings.metadata_ttl)
@@ -216,7 +221,10 @@ impl Fs {
             let state = inode.state.lock();
             (state.facts.is_archive_class(), Self::object_of(&state, key.clone()))
         };
-        let meta = if archived { self.s3.head(&key, None).await } else { self.reads.open_known(&key, known).await };
+        let meta = match archived {
+            true => self.s3.head(&key, version).await,
+            false => self.reads.open_known(&key, version, known).await,
+        };
         let meta = match meta {
             Ok(meta) => meta,
             Err(e) if e.kind() == Kind::NotFound => {
@@ -232,7 +240,7 @@ impl Fs {
         if Attr::of_meta(&meta, false, &self.settings.defaults).kind == FileKind::Symlink {
             // A listing showed the link as a file. On ESTALE the kernel looks the path up again and follows it.
             if let Some((parent, name)) = self.inodes.place(inode.ino) {
-                self.absorb_file(parent, &name, &key, &meta, asked)?;
+                self.absorb_as(inode.role.clone(), (parent, &name), &key, &meta, asked)?;
             }
             return Err(Error::new(Kind::Stale, "a symbolic link, not a file").with_key(&key));
         }
@@ -287,7 +295,7 @@ impl Fs {
                 return Err(self.part(inode, true).await);
             }
             // A self-copy that is under way knows of no writer: what one stored meanwhile would be undone by it.
-            let _changing = inode.changing.lock().await;
+            let _changing = self.changing(inode).await?;
             if inode.state.lock().writer.is_some() {
                 continue;
             }
@@ -527,7 +535,7 @@ impl Fs {
         if !handle.write {
             return Some(Err(Kind::BadHandle.into()));
         }
-        if mode.append {
+        if mode.append || mode.thread.is_some_and(|t| !handle.users.knows(t)) {
             return None;
         }
         let writer = handle.inode.state.lock().writer.clone()?;
@@ -545,6 +553,9 @@ impl Fs {
         let handle = self.handles.file(fh)?;
         if !handle.write {
             return Err(Kind::BadHandle.into());
+        }
+        if let Some(thread) = mode.thread {
+            handle.users.note(&self.threads, thread).await;
         }
         let writer = self.writer(&handle.inode).await?;
         if mode.append {

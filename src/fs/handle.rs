@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use super::inode::Inode;
 use super::listing::DirHandle;
 use super::through::Offer;
+use super::users::Users;
 use crate::error::{Error, Kind, Result};
 use crate::read::Reader;
 
@@ -20,6 +21,8 @@ pub struct FileHandle {
     pub inode: Arc<Inode>,
     pub read: bool,
     pub write: bool,
+    /// Who opened it and who writes through it.
+    pub users: Users,
     /// The version this handle reads; `None` while there is a writer. Replaced only by a version this mount made.
     reader: Mutex<Option<Arc<Reader>>>,
     pub(super) offer: Offer,
@@ -27,7 +30,8 @@ pub struct FileHandle {
 
 impl FileHandle {
     pub fn new(inode: Arc<Inode>, read: bool, write: bool, reader: Option<Reader>) -> Arc<FileHandle> {
-        Arc::new(FileHandle { inode, read, write, reader: Mutex::new(reader.map(Arc::new)), offer: Offer::default() })
+        let reader = Mutex::new(reader.map(Arc::new));
+        Arc::new(FileHandle { inode, read, write, users: Users::default(), reader, offer: Offer::default() })
     }
 
     pub fn reader(&self) -> Option<Arc<Reader>> {

@@ -9,6 +9,8 @@
 //! 4. Inodes the kernel has forgotten are kept, least recently used last, up to a bound: they remember what a HEAD
 //!    taught (mode, mtime), which no listing tells.
 
+mod heir;
+
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -29,6 +31,41 @@ use crate::write::Writer;
 pub struct Ino(pub u64);
 
 pub const ROOT: Ino = Ino(1);
+
+/// What an inode stands for. Whatever is not [`Role::Plain`] is read-only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// The object or directory at its place, as it is now.
+    #[default]
+    Plain,
+    /// One version of an object, wherever it is shown.
+    Version(Arc<Pinned>),
+    /// `.versions`: the history of the directory it is in.
+    Versions,
+    /// The same of a directory, below the `.versions` of one above it.
+    VersionsBelow,
+    /// The versions of the file of that name.
+    VersionsOf,
+}
+
+/// What a [`Role::Version`] is bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pinned {
+    pub key: Key,
+    /// As the store calls it; `null` is one.
+    pub version: Arc<str>,
+}
+
+impl Role {
+    pub fn version(key: &Key, version: &Arc<str>) -> Role {
+        Role::Version(Arc::new(Pinned { key: key.clone(), version: version.clone() }))
+    }
+
+    /// Whether it is a directory that no prefix of the bucket is.
+    pub fn is_history(&self) -> bool {
+        matches!(self, Role::Versions | Role::VersionsBelow | Role::VersionsOf)
+    }
+}
 
 /// What is known of an inode, under its lock.
 pub struct State {
@@ -122,14 +159,24 @@ impl State {
 
 pub struct Inode {
     pub ino: Ino,
+    pub role: Role,
     pub state: Mutex<State>,
-    /// Serialises what changes the stored object outside of a commit: self-copies, ACL and tag writes, rename.
+    /// Serialises what changes the stored object outside of a commit: self-copies, ACL and tag writes, rename. Taken by
+    /// `Fs::changing`, which does not wait for ever.
     pub changing: tokio::sync::Mutex<()>,
 }
 
 impl Inode {
     pub fn kind(&self) -> FileKind {
         self.state.lock().attr.kind
+    }
+
+    /// Errors: [`Kind::ReadOnly`] for a version, which nobody can change.
+    pub fn changeable(&self) -> Result<()> {
+        match self.role {
+            Role::Plain => Ok(()),
+            _ => Err(Error::new(Kind::ReadOnly, "change what was stored before")),
+        }
     }
 }
 
@@ -165,14 +212,29 @@ pub fn ino_of(key: &str) -> Ino {
     Ino(stable_hash(key.as_bytes()).max(2))
 }
 
+/// What the way from the root to a directory may lead through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// What is in the bucket now.
+    Now,
+    /// `.versions`, which is in no key.
+    History,
+    /// Every name counts.
+    Names,
+}
+
 impl Inner {
-    fn prefix(&self, ino: Ino) -> Result<Prefix> {
+    fn prefix(&self, ino: Ino, way: Way) -> Result<Prefix> {
         let mut names = Vec::new();
         let mut at = ino;
         while at != ROOT {
             let node = self.nodes.get(&at).ok_or(Kind::Stale)?;
             let (parent, name) = node.place.as_ref().ok_or_else(|| Error::new(Kind::NotFound, "removed directory"))?;
-            names.push(name);
+            match (&node.inode.role, way) {
+                (Role::Versions, Way::History) => {}
+                (Role::Plain, _) | (_, Way::Names) | (Role::VersionsBelow, Way::History) => names.push(name),
+                _ => node.inode.changeable()?,
+            }
             at = *parent;
         }
         let mut prefix = self.root_prefix.clone();
@@ -219,7 +281,12 @@ impl Inner {
 impl Inodes {
     /// `remembered`: how many forgotten inodes are kept.
     pub fn new(root_prefix: Prefix, root: State, remembered: usize) -> Inodes {
-        let inode = Arc::new(Inode { ino: ROOT, state: Mutex::new(root), changing: tokio::sync::Mutex::new(()) });
+        let inode = Arc::new(Inode {
+            ino: ROOT,
+            role: Role::Plain,
+            state: Mutex::new(root),
+            changing: tokio::sync::Mutex::new(()),
+        });
         let node = Node {
             inode,
             place: None,
@@ -251,17 +318,47 @@ impl Inodes {
         inner.nodes.get(ino).map(|n| n.inode.clone())
     }
 
-    /// The prefix of a directory. Errors: [`Kind::NotFound`] once it has been removed.
+    /// The prefix of a directory. Errors: [`Kind::NotFound`] once it has been removed, [`Kind::ReadOnly`] for one that is
+    /// made of versions.
     pub fn prefix(&self, ino: Ino) -> Result<Prefix> {
-        self.inner.lock().prefix(ino)
+        self.inner.lock().prefix(ino, Way::Now)
     }
 
-    /// The key of a file. Errors: [`Kind::NotFound`] once it has been unlinked.
+    /// The prefix whose versions a directory shows. Errors: as [`Inodes::prefix`].
+    pub fn history_prefix(&self, ino: Ino) -> Result<Prefix> {
+        self.inner.lock().prefix(ino, Way::History)
+    }
+
+    /// The key whose versions a [`Role::VersionsOf`] shows.
+    pub fn history_key(&self, ino: Ino) -> Result<Key> {
+        let inner = self.inner.lock();
+        let node = inner.nodes.get(&ino).ok_or(Kind::Stale)?;
+        let (parent, name) = node.place.as_ref().ok_or_else(|| Error::new(Kind::NotFound, "removed directory"))?;
+        inner.prefix(*parent, Way::History)?.file(name)
+    }
+
+    /// Where a directory is in the tree, whatever it shows: to make inode numbers of.
+    pub fn path(&self, ino: Ino) -> Result<Prefix> {
+        self.inner.lock().prefix(ino, Way::Names)
+    }
+
+    /// The key of a file that may be changed. Errors: [`Kind::NotFound`] once it has been unlinked, [`Kind::ReadOnly`]
+    /// for a version.
     pub fn key(&self, ino: Ino) -> Result<Key> {
         let inner = self.inner.lock();
         let node = inner.nodes.get(&ino).ok_or(Kind::Stale)?;
+        node.inode.changeable()?;
         let (parent, name) = node.place.as_ref().ok_or_else(|| Error::new(Kind::NotFound, "unlinked file"))?;
-        inner.prefix(*parent)?.file(name)
+        inner.prefix(*parent, Way::Now)?.file(name)
+    }
+
+    /// What requests that read a file name: its key, and the version when it is one. Errors: as [`Inodes::key`], but
+    /// for the last.
+    pub fn target(&self, inode: &Inode) -> Result<(Key, Option<Arc<str>>)> {
+        match &inode.role {
+            Role::Version(of) => Ok((of.key.clone(), Some(of.version.clone()))),
+            _ => Ok((self.key(inode.ino)?, None)),
+        }
     }
 
     /// The key a file had before it was unlinked.
@@ -299,11 +396,24 @@ impl Inodes {
         kind: Option<FileKind>,
         state: impl FnOnce() -> State,
     ) -> Result<Arc<Inode>> {
+        self.remember_as(Role::Plain, parent, name, hash_key, kind, state)
+    }
+
+    /// As [`Inodes::remember_kind`]; an existing inode that stands for something else than `role` is replaced.
+    pub fn remember_as(
+        &self,
+        role: Role,
+        parent: Ino,
+        name: &Name,
+        hash_key: &str,
+        kind: Option<FileKind>,
+        state: impl FnOnce() -> State,
+    ) -> Result<Arc<Inode>> {
         let mut inner = self.inner.lock();
         let existing = inner.nodes.get(&parent).ok_or(Kind::Stale)?.children.get(name).copied();
         if let Some(ino) = existing {
             let node = inner.nodes.get(&ino).ok_or(Kind::Stale)?;
-            if kind.is_none_or(|k| node.inode.kind() == k) {
+            if node.inode.role == role && kind.is_none_or(|k| node.inode.kind() == k) {
                 let inode = node.inode.clone();
                 if inner.idle.contains(&ino) {
                     inner.idle.promote(&ino);
@@ -316,7 +426,7 @@ impl Inodes {
         while inner.nodes.contains_key(&ino) {
             ino = Ino(ino.0.wrapping_add(1).max(2));
         }
-        let inode = Arc::new(Inode { ino, state: Mutex::new(state()), changing: tokio::sync::Mutex::new(()) });
+        let inode = Arc::new(Inode { ino, role, state: Mutex::new(state()), changing: tokio::sync::Mutex::new(()) });
         let node = Node {
             inode: inode.clone(),
             place: Some((parent, name.clone())),
@@ -372,36 +482,6 @@ impl Inodes {
     pub fn unlink(&self, ino: Ino) {
         let mut inner = self.inner.lock();
         detach(&mut inner, ino);
-    }
-
-    /// Gives the name of `ino` to a new inode; open handles keep the old one alive, without a name.
-    pub fn succeed(&self, ino: Ino, state: State) {
-        let mut inner = self.inner.lock();
-        let Some((parent, name)) = inner.nodes.get(&ino).and_then(|n| n.place.clone()) else { return };
-        let key = inner.prefix(parent).ok().and_then(|p| p.file(&name).ok());
-        let mut new = Ino(ino.0.wrapping_add(1).max(2));
-        while inner.nodes.contains_key(&new) {
-            new = Ino(new.0.wrapping_add(1).max(2));
-        }
-        let node = Node {
-            inode: Arc::new(Inode { ino: new, state: Mutex::new(state), changing: tokio::sync::Mutex::new(()) }),
-            place: Some((parent, name.clone())),
-            last_key: None,
-            children: HashMap::new(),
-            lookups: 0,
-            pins: 0,
-            names_changed: None,
-        };
-        inner.nodes.insert(new, Box::new(node));
-        if let Some(p) = inner.nodes.get_mut(&parent) {
-            p.children.insert(name, new);
-        }
-        if let Some(old) = inner.nodes.get_mut(&ino) {
-            old.place = None;
-            old.last_key = key;
-        }
-        inner.settle(new);
-        inner.settle(ino);
     }
 
     /// Moves `ino` to another place, unlinking what was there.
@@ -502,7 +582,7 @@ fn detach(inner: &mut Inner, ino: Ino) {
         .nodes
         .get(&ino)
         .and_then(|n| n.place.clone())
-        .and_then(|(p, name)| inner.prefix(p).ok()?.file(&name).ok());
+        .and_then(|(p, name)| inner.prefix(p, Way::Now).ok()?.file(&name).ok());
     let Some(node) = inner.nodes.get_mut(&ino) else { return };
     if let Some((parent, name)) = node.place.take() {
         node.last_key = key;

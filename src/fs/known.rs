@@ -25,6 +25,10 @@ pub struct Item {
     pub storage_class: Option<Box<str>>,
     /// A directory whose marker is not `name/` (`name_$folder$`).
     pub odd_marker: Option<Key>,
+    /// A file that is shown as it was: which version.
+    pub version: Option<Arc<str>>,
+    /// In `.versions`: the directory is that of a file's versions, not a directory of the bucket.
+    pub of_file: bool,
 }
 
 impl Item {
@@ -38,6 +42,8 @@ impl Item {
             // STANDARD is what nearly every object says: absent means the same.
             storage_class: listed.storage_class.as_deref().filter(|c| *c != "STANDARD").map(Into::into),
             odd_marker: None,
+            version: listed.version.clone(),
+            of_file: false,
         }
     }
 
@@ -50,6 +56,8 @@ impl Item {
             last_modified: None,
             storage_class: None,
             odd_marker: None,
+            version: None,
+            of_file: false,
         }
     }
 }

@@ -19,11 +19,14 @@ use tokio::task::JoinHandle;
 use super::Fs;
 use super::attr::FileKind;
 use super::copy::may_be_link;
-use super::inode::Ino;
+use super::inode::{Ino, Role};
 use super::known::Item;
 use crate::error::{Error, Kind, Result};
 use crate::key::{Key, Name, Prefix};
 use crate::s3::{Continue, ListQuery, Page};
+
+use super::past::Spot;
+use super::versions_dir::Versions;
 
 /// Suffix of directory markers that old Hadoop tools write.
 pub const FOLDER_SUFFIX: &str = "_$folder$";
@@ -41,8 +44,32 @@ pub struct DirHandle {
 enum Next {
     Start,
     /// Asked for at this time.
-    Page(Instant, JoinHandle<Result<Page>>),
+    Page(Instant, JoinHandle<Result<Shown>>),
     Done,
+}
+
+/// What a directory is made of.
+#[derive(Clone)]
+pub(super) enum Source {
+    /// The keys below a prefix.
+    Keys(Prefix),
+    /// What was stored.
+    Versions(Versions),
+}
+
+/// Where a listing goes on.
+pub(super) enum From {
+    Now(Continue),
+    Past(Spot),
+}
+
+/// One page of a directory as the mount shows it.
+pub(super) struct Shown {
+    pub page: Page,
+    /// The versions of a file, which are entries as they are.
+    pub versions: Vec<Arc<Item>>,
+    /// `None`: this was the last page.
+    pub next: Option<From>,
 }
 
 struct Stream {
@@ -207,17 +234,42 @@ fn component_of(prefix: &Prefix, name: &Name) -> String {
 }
 
 impl Fs {
-    async fn page(self: &Arc<Self>, prefix: &Prefix, from: Option<Continue>) -> Result<Page> {
+    pub(super) async fn page(self: &Arc<Self>, prefix: &Prefix, from: Option<From>) -> Result<Shown> {
+        let from = match (self.settings.as_of, from) {
+            (None, Some(From::Now(next))) => Some(next),
+            (None, _) => None,
+            (Some(time), Some(From::Past(spot))) => return self.past_page(prefix, Some(spot), time).await,
+            (Some(time), _) => return self.past_page(prefix, None, time).await,
+        };
         let query = ListQuery { prefix: prefix.as_str(), delimited: true, from, max_keys: None };
-        self.s3.list(&query).await.map_err(|e| match e.kind() {
+        let mut page = self.s3.list(&query).await.map_err(|e| match e.kind() {
             Kind::Denied => e.with_fix("listing needs s3:ListBucket on the bucket"),
             _ => e,
-        })
+        })?;
+        let next = page.next.take().map(From::Now);
+        Ok(Shown { page, versions: Vec::new(), next })
     }
 
-    fn ask_page(self: &Arc<Self>, prefix: Prefix, from: Option<Continue>) -> JoinHandle<Result<Page>> {
+    async fn page_of(self: &Arc<Self>, source: &Source, from: Option<From>) -> Result<Shown> {
+        match source {
+            Source::Keys(prefix) => self.page(prefix, from).await,
+            Source::Versions(of) => self.versions_page(of, from).await,
+        }
+    }
+
+    fn source(&self, dir: Ino) -> Result<Source> {
+        match self.inodes.get(dir)?.role {
+            Role::Versions | Role::VersionsBelow => {
+                Ok(Source::Versions(Versions::Below(self.inodes.history_prefix(dir)?)))
+            }
+            Role::VersionsOf => Ok(Source::Versions(Versions::Of(self.inodes.history_key(dir)?))),
+            _ => Ok(Source::Keys(self.inodes.prefix(dir)?)),
+        }
+    }
+
+    fn ask_page(self: &Arc<Self>, source: Source, from: Option<From>) -> JoinHandle<Result<Shown>> {
         let fs = self.clone();
-        tokio::spawn(async move { fs.page(&prefix, from).await })
+        tokio::spawn(async move { fs.page_of(&source, from).await })
     }
 
     /// Entries of the directory from cookie `offset` (0 is the first after `.` and `..`); empty at the end.
@@ -246,7 +298,10 @@ impl Fs {
                 return Ok(());
             }
             Next::Start => {
-                if let Some((asked, items)) = self.listings.all(dir) {
+                let source = self.source(dir)?;
+                // A history grows by what this mount stores elsewhere.
+                let known = matches!(source, Source::Keys(_)).then(|| self.listings.all(dir)).flatten();
+                if let Some((asked, items)) = known {
                     s.asked = asked;
                     s.items = items;
                     self.finish(dir, s)?;
@@ -254,8 +309,7 @@ impl Fs {
                 }
                 s.asked = asked;
                 s.buried = self.graves.all();
-                let prefix = self.inodes.prefix(dir)?;
-                self.page(&prefix, None).await
+                self.page_of(&source, None).await
             }
             Next::Page(at, task) => {
                 asked = at;
@@ -267,15 +321,15 @@ impl Fs {
         };
         // After an error the stream starts over; a cookie then finds its place again, because the order is that of
         // the keys.
-        let page = page.inspect_err(|_| {
+        let Shown { page, versions, next } = page.inspect_err(|_| {
             s.items.clear();
             s.asked_at.clear();
             s.held.clear();
         })?;
-        let prefix = self.inodes.prefix(dir)?;
+        let source = self.source(dir)?;
         s.buried.extend(self.graves.all());
-        s.next = match page.next.clone() {
-            Some(next) => Next::Page(Instant::now(), self.ask_page(prefix.clone(), Some(next))),
+        s.next = match next {
+            Some(next) => Next::Page(Instant::now(), self.ask_page(source.clone(), Some(next))),
             None => Next::Done,
         };
         let last = matches!(s.next, Next::Done);
@@ -285,6 +339,17 @@ impl Fs {
         s.page_asked = asked;
         let first = s.items.len();
         s.asked_at.push((first, told));
+        let prefix = match source {
+            Source::Keys(prefix) => prefix,
+            Source::Versions(of) => {
+                self.add_versions(&of, versions, &page, (held, last), (&mut s.items, &mut s.held));
+                if last {
+                    self.listings.put(dir, s.asked, s.items.clone());
+                    s.next = Next::Done;
+                }
+                return Ok(());
+            }
+        };
         let parsed = parse_page(&prefix, &page, held, last, self.settings.hide_odd_keys);
         if parsed.hidden > 0 {
             self.note_hidden(&prefix, parsed.hidden);
@@ -339,7 +404,7 @@ impl Fs {
         }
         let asked = Instant::now();
         let Ok(key) = prefix.file(&item.name) else { return (index, false) };
-        let inode = match self.s3.head(&key, None).await {
+        let inode = match self.head_of(&key, item.version.as_deref()).await {
             Ok(meta) => self.absorb_file(dir, &item.name, &key, &meta, asked),
             Err(_) => return (index, false),
         };
@@ -352,7 +417,7 @@ impl Fs {
         let listed: HashSet<Name> = s.items.iter().map(|i| i.name.clone()).collect();
         let mut own = Vec::new();
         for (name, inode) in self.inodes.children(dir) {
-            if listed.contains(&name) {
+            if listed.contains(&name) || inode.role != Role::Plain {
                 continue;
             }
             let state = inode.state.lock();
@@ -372,6 +437,8 @@ impl Fs {
                     last_modified: Some(attr.mtime),
                     storage_class: None,
                     odd_marker: None,
+                    version: None,
+                    of_file: false,
                 }));
             }
         }
@@ -395,7 +462,7 @@ mod tests {
     use crate::s3::Listed;
 
     fn object(key: &str, size: u64) -> Listed {
-        Listed { key: key.into(), size, etag: None, last_modified: None, storage_class: None }
+        Listed { key: key.into(), size, etag: None, last_modified: None, storage_class: None, version: None }
     }
 
     fn page(objects: &[(&str, u64)], prefixes: &[&str]) -> Page {

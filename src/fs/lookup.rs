@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::attr::{Attr, Facts, FileKind, is_directory_object};
-use super::inode::{Ino, Inode, ROOT, State};
+use super::inode::{Ino, Inode, ROOT, Role, State};
 use super::kept::Known;
 use super::known::{Answer, Item};
 use super::listing::{FOLDER_SUFFIX, parse_page};
@@ -77,8 +77,8 @@ impl Fs {
         told && self.fresh(&state).is_some()
     }
 
-    /// Answers from memory, or not at all.
-    pub fn lookup_now(&self, parent: Ino, name: &Name) -> Option<Lookup> {
+    /// What memory says of a name in the bucket.
+    pub(super) fn lookup_known(&self, parent: Ino, name: &Name) -> Option<Lookup> {
         if let Some(inode) = self.inodes.child(parent, name)
             && self.is_current(&inode)
         {
@@ -111,11 +111,17 @@ impl Fs {
         if let Some(answer) = self.lookup_now(parent, name) {
             return Ok(answer);
         }
+        if self.inodes.get(parent)?.role.is_history() {
+            return self.lookup_version(parent, name).await;
+        }
         if self.listings.worth_refreshing(parent)
             && self.refresh_listing(parent).await?
             && let Some(answer) = self.lookup_now(parent, name)
         {
             return Ok(answer);
+        }
+        if let Some(Lookup::Absent(_)) = self.lookup_known(parent, name) {
+            return self.lookup_history(parent, name).await;
         }
         if let Some(inode) = self.inodes.child(parent, name).filter(|i| i.kind() == FileKind::Dir) {
             let fresh = self.fresh(&inode.state.lock()).is_some();
@@ -127,7 +133,7 @@ impl Fs {
         }
         match self.find(parent, name).await? {
             Some(inode) => Ok(Lookup::Found(self.entry(&inode))),
-            None => Ok(Lookup::Absent(self.settings.negative_ttl)),
+            None => self.lookup_history(parent, name).await,
         }
     }
 
@@ -145,7 +151,7 @@ impl Fs {
     }
 
     /// The escape of a too long component, typed by somebody: only the parent's listing knows the component.
-    async fn resolved_name(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Name> {
+    pub(super) async fn resolved_name(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<Name> {
         if !name.needs_listing() {
             return Ok(name.clone());
         }
@@ -168,9 +174,8 @@ impl Fs {
         let asked = Instant::now();
         let prefix = self.inodes.prefix(dir)?;
         let mut graves = self.graves.all();
-        let query = ListQuery { prefix: prefix.as_str(), delimited: true, from: None, max_keys: None };
-        let page = match self.s3.list(&query).await {
-            Ok(page) if page.next.is_none() => page,
+        let page = match self.page(&prefix, None).await {
+            Ok(shown) if shown.next.is_none() => shown.page,
             Ok(_) => {
                 self.listings.forget(dir);
                 return Ok(false);
@@ -216,7 +221,7 @@ impl Fs {
         }
         match found {
             Found::Nothing => {
-                if let Some(inode) = known {
+                if let Some(inode) = known.filter(|i| i.role == Role::Plain) {
                     if inode.kind() == FileKind::Dir && self.kept.lock().contains(&prefix.dir(name)?) {
                         inode.state.lock().confirmed = Some(asked);
                         return Ok(Some(inode));
@@ -246,19 +251,23 @@ impl Fs {
     }
 
     async fn first_below(&self, dir: &Prefix) -> Result<Option<crate::s3::Listed>> {
+        if let Some(time) = self.settings.as_of {
+            return self.first_of_past(dir.as_str(), time).await;
+        }
         let query = ListQuery { prefix: dir.as_str(), delimited: false, from: None, max_keys: Some(1) };
         Ok(self.s3.list(&query).await?.objects.into_iter().next())
     }
 
     async fn first_look(&self, key: &Key, opens: bool) -> Result<ObjectMeta> {
+        let version = self.shown_version(key).await?;
         if opens {
-            match self.reads.open_fresh(key, None).await {
+            match self.reads.open_fresh(key, version.as_deref()).await {
                 // An archived object, one that may be seen but not read: HEAD decides.
                 Err(e) if e.kind() != Kind::NotFound => {}
                 done => return done,
             }
         }
-        self.s3.head(key, None).await
+        self.head_of(key, version.as_deref()).await
     }
 
     /// HEAD of the file and LIST of the directory at the same time; of what was a directory only the LIST, because a
@@ -321,7 +330,7 @@ impl Fs {
             && let Some(key) = file
         {
             let marker = Key::new(format!("{key}{FOLDER_SUFFIX}"))?;
-            match self.s3.head(&marker, None).await {
+            match self.head_shown(&marker).await {
                 Ok(meta) => return Ok(Found::Dir { marker: Some(marker), time: meta.last_modified }),
                 Err(e) if e.kind() == Kind::NotFound => {}
                 Err(e) => return Err(e),
@@ -365,16 +374,23 @@ impl Fs {
         meta: &ObjectMeta,
         asked: Instant,
     ) -> Result<Arc<Inode>> {
+        self.absorb_as(self.shown_role(key, meta.version.as_ref()), (parent, name), key, meta, asked)
+    }
+
+    /// As [`Fs::absorb_file`], for what the inode stands for.
+    pub(super) fn absorb_as(
+        &self,
+        role: Role,
+        (parent, name): (Ino, &Name),
+        key: &Key,
+        meta: &ObjectMeta,
+        asked: Instant,
+    ) -> Result<Arc<Inode>> {
         let attr = Attr::of_meta(meta, false, &self.settings.defaults);
-        let kind = attr.kind;
-        let fresh = || State::new(attr.clone(), Facts::of_meta(meta), true);
-        let mut inode = self.inodes.remember(parent, name, key.as_str(), fresh)?;
-        let known = inode.kind();
-        if known != kind && !(known == FileKind::File && kind == FileKind::File) {
-            // A listing showed a link as a file, or the object was replaced by something else.
-            let fresh = || State::new(attr.clone(), Facts::of_meta(meta), true);
-            inode = self.inodes.remember_kind(parent, name, key.as_str(), Some(kind), fresh)?;
-        }
+        // Where a listing showed a link as a file, or the object was replaced by something else, it is another inode.
+        let kind = Some(attr.kind);
+        let fresh = || State::new(attr, Facts::of_meta(meta), true);
+        let inode = self.inodes.remember_as(role, parent, name, key.as_str(), kind, fresh)?;
         self.absorb_meta(&inode, meta, asked);
         Ok(inode)
     }
@@ -419,6 +435,10 @@ impl Fs {
 
     /// The inode of an entry of a listing that was asked for at `asked`.
     pub fn absorb_item(&self, parent: Ino, item: &Item, asked: Instant) -> Result<Arc<Inode>> {
+        let dir = self.inodes.get(parent)?;
+        if dir.role.is_history() {
+            return self.absorb_version(&dir, item, asked);
+        }
         if item.kind == FileKind::Dir {
             if let Some(inode) = self.inodes.child(parent, &item.name).filter(|i| i.kind() == FileKind::Dir) {
                 let mut state = inode.state.lock();
@@ -443,6 +463,7 @@ impl Fs {
             etag: item.etag.clone(),
             last_modified: item.last_modified,
             storage_class: item.storage_class.as_deref().map(str::to_owned),
+            version: item.version.clone(),
         };
         let mut attr = Attr::of_listed(&listed, &self.settings.defaults);
         if item.kind == FileKind::Symlink {
@@ -461,7 +482,8 @@ impl Fs {
             }
         });
         let kind = replaced.then_some(item.kind);
-        let inode = self.inodes.remember_kind(parent, &item.name, key.as_str(), kind, fresh)?;
+        let role = self.shown_role(&key, item.version.as_ref());
+        let inode = self.inodes.remember_as(role, parent, &item.name, key.as_str(), kind, fresh)?;
         let mut state = inode.state.lock();
         if state.writer.is_some() || !state.stored || state.changed.is_some_and(|c| c >= asked) {
             drop(state);
@@ -505,7 +527,7 @@ impl Fs {
             Ok(inode) => inode,
             Err(e) => return Some(Err(e)),
         };
-        if ino != ROOT {
+        if ino != ROOT && !inode.role.is_history() {
             let state = inode.state.lock();
             let own = state.writer.is_some() || !state.stored || state.attr_pending;
             let told = match state.attr.kind {
@@ -541,10 +563,10 @@ impl Fs {
             self.learn_marker(&inode).await?;
             return Ok(self.entry(&inode));
         }
-        let key = self.inodes.key(ino)?;
-        match self.s3.head(&key, None).await {
+        let (key, version) = self.inodes.target(&inode)?;
+        match self.head_of(&key, version.as_deref()).await {
             Ok(meta) => {
-                let now = self.absorb_file(parent, &name, &key, &meta, asked)?;
+                let now = self.absorb_as(inode.role.clone(), (parent, &name), &key, &meta, asked)?;
                 if now.ino != ino {
                     // It is a link, not the file the listing made it seem: the kernel looks the name up again.
                     self.invalidate_entry(parent, &name);
@@ -565,29 +587,5 @@ impl Fs {
             Err(e) => return Err(e),
         }
         Ok(self.entry(&inode))
-    }
-
-    /// Mode, owner and mtime of a directory are in its marker's metadata: one HEAD, once an inode and TTL.
-    async fn learn_marker(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<()> {
-        let (odd, told) = {
-            let state = inode.state.lock();
-            (state.odd_marker.clone(), state.marker_told || state.attr_pending || !state.stored)
-        };
-        if told || !self.settings.store_attrs {
-            return Ok(());
-        }
-        let asked = Instant::now();
-        let Some(marker) = odd.or_else(|| self.inodes.prefix(inode.ino).ok()?.marker()) else { return Ok(()) };
-        match self.s3.head(&marker, None).await {
-            Ok(meta) => {
-                self.absorb_meta(inode, &meta, asked);
-                inode.state.lock().has_marker = true;
-            }
-            // An implicit directory has none.
-            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Denied) => {}
-            Err(e) => return Err(e),
-        }
-        inode.state.lock().marker_told = true;
-        Ok(())
     }
 }

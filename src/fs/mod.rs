@@ -18,15 +18,19 @@ pub mod file;
 mod graves;
 mod habit;
 mod handle;
+mod history;
 pub mod inode;
 mod kept;
 mod known;
 mod listing;
 mod lookup;
 mod overview;
+mod past;
 mod rename;
 pub mod setattr;
 pub mod through;
+mod users;
+mod versions_dir;
 mod writeback;
 mod xattr;
 
@@ -65,6 +69,10 @@ pub struct Settings {
     pub root: Prefix,
     pub defaults: Defaults,
     pub read_only: bool,
+    /// The bucket is shown as it was at this time.
+    pub as_of: Option<SystemTime>,
+    /// `.versions` is a directory of versions (`versions=dir`).
+    pub versions_dir: bool,
     /// How long attributes and listings are believed.
     pub metadata_ttl: Duration,
     /// How long the absence of a name is believed.
@@ -125,6 +133,7 @@ pub struct Fs {
     graves: graves::Graves,
     uploads: writeback::Uploads,
     habits: habit::Habits,
+    threads: users::Threads,
     /// Directories that show although the bucket holds no key of them: emptied on this mount.
     kept: Mutex<BTreeSet<Prefix>>,
     borrowers: copy_range::Borrowers,
@@ -138,6 +147,8 @@ pub struct Fs {
     acl_unsupported: AtomicBool,
     tags_unsupported: AtomicBool,
     restore_unsupported: AtomicBool,
+    /// Versions may not be read: said once.
+    versions_denied: AtomicBool,
     stopping: AtomicBool,
     mounted: SystemTime,
 }
@@ -154,6 +165,7 @@ impl Fs {
             graves: graves::Graves::default(),
             uploads: writeback::Uploads::default(),
             habits: habit::Habits::new(),
+            threads: users::Threads::default(),
             kept: Mutex::default(),
             borrowers: copy_range::Borrowers::default(),
             kernel: OnceLock::new(),
@@ -165,6 +177,7 @@ impl Fs {
             acl_unsupported: AtomicBool::new(!settings.provider.acl.supported),
             tags_unsupported: AtomicBool::new(!settings.provider.tags.supported),
             restore_unsupported: AtomicBool::new(settings.provider.restore.is_none()),
+            versions_denied: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             mounted,
             s3,
@@ -197,6 +210,13 @@ impl Fs {
                 k.invalidate_entry(parent, &name);
             }
         });
+    }
+
+    /// The right to change the stored object of a file outside of a commit. Errors: [`Kind::Timeout`] when somebody else
+    /// has it and gets nothing done.
+    async fn changing<'a>(&self, inode: &'a Inode) -> Result<tokio::sync::MutexGuard<'a, ()>> {
+        let held = self.writes.patient("another change of the file", inode.changing.lock()).await;
+        held.map_err(|e| self.inodes.key(inode.ino).map_or(e.clone(), |key| e.with_key(key)))
     }
 
     fn writable(&self) -> Result<()> {
@@ -251,7 +271,7 @@ impl Fs {
         if let Some(inode) = self.inodes.child(dir, name) {
             return inode.ino;
         }
-        let hash = self.inodes.prefix(dir).and_then(|p| match kind {
+        let hash = self.inodes.path(dir).and_then(|p| match kind {
             FileKind::Dir => p.dir(name).map(|d| d.as_str().to_owned()),
             _ => p.file(name).map(|k| k.as_str().to_owned()),
         });

@@ -50,10 +50,12 @@ impl Fs {
         }
         let source = self.existing(from.0, from.1).await?;
         let target = self.child(to.0, to.1).await?;
+        source.changeable()?;
         if let Some(target) = &target {
             if no_replace {
                 return Err(Error::new(Kind::Exists, "rename").with_key(to.1));
             }
+            target.changeable()?;
             if target.ino == source.ino {
                 return Ok(());
             }
@@ -83,7 +85,7 @@ impl Fs {
         from: (Ino, &Name),
         to: (Ino, &Name),
     ) -> Result<()> {
-        let _changing = source.changing.lock().await;
+        let _changing = self.changing(source).await?;
         let old = self.inodes.key(source.ino)?;
         let new = self.inodes.prefix(to.0)?.file(to.1)?;
         // Before the copy: a delete that waits for the last close of what was here must not take what comes here.

@@ -30,6 +30,7 @@ impl Fs {
     pub async fn setattr(self: &Arc<Self>, ino: Ino, fh: Option<Fh>, change: Change) -> Result<Entry> {
         self.writable()?;
         let inode = self.inodes.get(ino)?;
+        inode.changeable()?;
         if let Some(size) = change.size {
             self.truncate(&inode, fh, size).await?;
         }
@@ -113,8 +114,13 @@ impl Fs {
                 }
                 tokio::time::sleep(delay / 20).await;
             }
-            if let Err(e) = fs.store_attr(&inode).await {
-                error!("attributes were changed here but could not be stored: {e}");
+            while let Err(e) = fs.store_attr(&inode).await {
+                // Somebody else has the file for long; nobody waits here.
+                let waits = e.kind() == Kind::Timeout && inode.state.lock().attr_pending;
+                if !waits || fs.stopping.load(std::sync::atomic::Ordering::Relaxed) {
+                    error!("attributes were changed here but could not be stored: {e}");
+                    break;
+                }
             }
             fs.inodes.unpin(inode.ino);
         });

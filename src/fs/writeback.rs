@@ -66,6 +66,7 @@ impl Fs {
             writer.edit_object(&mut |o| attr.store(&mut o.headers.metadata));
         }
         let done = writer.acknowledge().await;
+        self.catch_up(inode, &writer);
         if writer.backlog().is_some() {
             self.upload_later(inode);
         }
@@ -123,7 +124,23 @@ impl Fs {
         // The object that is replaced now may be what others have copied from.
         self.settle_copies(Some(inode)).await;
         self.keep_tags_and_acl(inode, writer).await?;
-        writer.commit_acknowledged().await
+        let committed = writer.commit_acknowledged().await?;
+        if let Err(e) = self.settle_acknowledged(writer).await {
+            if let Some(committed) = committed {
+                self.committed(inode, writer, committed);
+            }
+            return Err(e);
+        }
+        Ok(committed)
+    }
+
+    /// Gives an object that was stored in the background what could not be sent with it. Until that is done the file is
+    /// pending, so that a failure is tried again, shown and survives a crash as one of the content does.
+    pub(super) async fn settle_acknowledged(&self, writer: &Writer) -> Result<()> {
+        let Some((stored, object)) = writer.unsettled() else { return Ok(()) };
+        self.settle(&stored.id.key, &object, &stored.id.etag).await?;
+        writer.settled().await;
+        Ok(())
     }
 
     /// Before a file that is open is unlinked: its object stays until the last close, and after a crash it shows again.
@@ -152,11 +169,7 @@ impl Fs {
         match done {
             Ok(committed) => {
                 if let Some(committed) = committed {
-                    let id = committed.object.id.clone();
                     self.committed(inode, &writer, committed);
-                    if let Err(e) = self.settle(&id.key, &writer.object(), &id.etag).await {
-                        error!("{e}");
-                    }
                 } else if writer.backlog().is_some() {
                     // It is being deleted.
                     self.rest(SETTLE).await;
@@ -400,12 +413,16 @@ impl Fs {
         self.spawn(async move {
             let mut pause = FIRST_PAUSE;
             while let Some(backlog) = writer.backlog().filter(|b| b.state != PendingState::Parked) {
-                match writer.commit_acknowledged().await {
-                    Ok(_) if writer.backlog().is_none() => {
+                let done = match writer.commit_acknowledged().await {
+                    Ok(_) => fs.settle_acknowledged(&writer).await,
+                    Err(e) => Err(e),
+                };
+                match done {
+                    Ok(()) if writer.backlog().is_none() => {
                         fs.uploads.placeless.lock().remove(&backlog.id);
                         break;
                     }
-                    Ok(_) => {}
+                    Ok(()) => {}
                     Err(e) if fs.after_failure(&writer, &e, pause) => {
                         fs.rest(pause).await;
                         pause = (2 * pause).min(LAST_PAUSE);

@@ -29,11 +29,17 @@ impl Fs {
         (!name.starts_with("user.")).then(|| Kind::NoAttribute.into())
     }
 
-    /// The object that carries a node's attributes: the file's, or a directory's marker.
-    async fn attribute_key(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<Key> {
+    /// The object that carries a node's attributes: the file's, or a directory's marker; and which version of it.
+    async fn attribute_target(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<(Key, Option<Arc<str>>)> {
         if inode.kind() != FileKind::Dir {
-            return self.inodes.key(inode.ino);
+            return self.inodes.target(inode);
         }
+        let key = self.marker_key(inode).await?;
+        let version = self.shown_version(&key).await?;
+        Ok((key, version))
+    }
+
+    async fn marker_key(self: &Arc<Self>, inode: &Arc<Inode>) -> Result<Key> {
         let (odd, has) = {
             let state = inode.state.lock();
             (state.odd_marker.clone(), state.has_marker)
@@ -45,7 +51,7 @@ impl Fs {
         if has {
             return Ok(marker);
         }
-        match self.s3.head(&marker, None).await {
+        match self.head_shown(&marker).await {
             Ok(_) => {
                 inode.state.lock().has_marker = true;
                 Ok(marker)
@@ -79,7 +85,7 @@ impl Fs {
             return Ok(meta);
         }
         if inode.kind() == FileKind::Dir {
-            return Ok(Arc::new(self.s3.head(key, None).await?));
+            return Ok(Arc::new(self.head_shown(key).await?));
         }
         self.refresh(inode).await
     }
@@ -96,8 +102,8 @@ impl Fs {
         })
     }
 
-    async fn ask_acl(&self, inode: &Inode, key: &Key) -> Result<Acl> {
-        let acl = self.if_supported(&self.acl_unsupported, self.s3.object_acl(key, None)).await?;
+    async fn ask_acl(&self, inode: &Inode, key: &Key, version: Option<&str>) -> Result<Acl> {
+        let acl = self.if_supported(&self.acl_unsupported, self.s3.object_acl(key, version)).await?;
         inode.state.lock().learn(Known { tags: None, acl: Some(KeptAcl::of(acl.clone())) });
         Ok(acl)
     }
@@ -121,8 +127,8 @@ impl Fs {
         Ok(())
     }
 
-    async fn ask_tags(&self, inode: &Inode, key: &Key) -> Result<Tags> {
-        let tags = self.if_supported(&self.tags_unsupported, self.s3.tags(key, None)).await?;
+    async fn ask_tags(&self, inode: &Inode, key: &Key, version: Option<&str>) -> Result<Tags> {
+        let tags = self.if_supported(&self.tags_unsupported, self.s3.tags(key, version)).await?;
         inode.state.lock().learn(Known { tags: Some(tags.clone()), acl: None });
         Ok(tags)
     }
@@ -170,12 +176,13 @@ impl Fs {
                 return Ok(format!("s3://{}/{}", self.s3.bucket(), self.settings.root).into_bytes());
             }
             (Attribute::Bucket(_), false) | (_, true) => return Err(none()),
+            _ if inode.role.is_history() => return Err(none()),
             _ => {}
         }
         if attribute == Attribute::Uri {
             let key = match inode.kind() {
                 FileKind::Dir => self.inodes.prefix(ino)?.to_string(),
-                _ => self.inodes.key(ino)?.to_string(),
+                _ => self.inodes.target(&inode)?.0.to_string(),
             };
             return Ok(format!("s3://{}/{key}", self.s3.bucket()).into_bytes());
         }
@@ -184,23 +191,29 @@ impl Fs {
         }
         if matches!(attribute, Attribute::Url | Attribute::UrlPut) && inode.kind() != FileKind::Dir {
             let put = attribute == Attribute::UrlPut;
+            if put && inode.changeable().is_err() {
+                return Err(none());
+            }
             let method = if put { PresignMethod::Put } else { PresignMethod::Get };
-            let what = Presign { expires: self.settings.presign_ttl, ..Presign::new(method, self.inodes.key(ino)?) };
+            let (key, version) = self.inodes.target(&inode)?;
+            let version = version.map(|v| v.to_string());
+            let what = Presign { expires: self.settings.presign_ttl, version, ..Presign::new(method, key) };
             return Ok(self.s3.presign(&what).await?.url().into());
         }
         if let Some(object) = self.uncommitted(&inode) {
             return get_uncommitted(&attribute, &object).ok_or_else(none);
         }
-        let key = self.attribute_key(&inode).await?;
+        let (key, version) = self.attribute_target(&inode).await?;
+        let version = version.as_deref();
         let value = match &attribute {
             Attribute::Acl => {
-                let acl = self.ask_acl(&inode, &key).await?;
+                let acl = self.ask_acl(&inode, &key, version).await?;
                 canned_name(&acl).unwrap_or("custom").to_owned()
             }
-            Attribute::Grants => grants::format_lines(&self.ask_acl(&inode, &key).await?),
-            Attribute::AclJson => grants::format_json(&self.ask_acl(&inode, &key).await?),
+            Attribute::Grants => grants::format_lines(&self.ask_acl(&inode, &key, version).await?),
+            Attribute::AclJson => grants::format_json(&self.ask_acl(&inode, &key, version).await?),
             Attribute::Owner => {
-                let acl = self.ask_acl(&inode, &key).await?;
+                let acl = self.ask_acl(&inode, &key, version).await?;
                 match acl.owner_name.filter(|n| !n.is_empty()) {
                     Some(display) => format!("{} {display}", acl.owner_id),
                     None => acl.owner_id,
@@ -210,12 +223,12 @@ impl Fs {
                 versions if versions.is_empty() => return Err(none()),
                 versions => format_versions(&versions),
             },
-            Attribute::Tags => match self.ask_tags(&inode, &key).await? {
+            Attribute::Tags => match self.ask_tags(&inode, &key, version).await? {
                 tags if tags.is_empty() => return Err(none()),
                 tags => format_tags(&tags),
             },
             Attribute::Tag(tag) => {
-                let tags = self.ask_tags(&inode, &key).await?;
+                let tags = self.ask_tags(&inode, &key, version).await?;
                 tags.into_iter().find(|(k, _)| k == tag).map(|(_, v)| v).ok_or_else(none)?
             }
             _ => {
@@ -327,10 +340,11 @@ impl Fs {
                 _ => Err(Error::new(Kind::Unsupported, "set on the root of a mount").with_key(name)),
             };
         }
+        inode.changeable()?;
         // Checked before anything is sent.
         let edit = Edit::of(&attribute, name, value, self.settings.provider)?;
         let limits = &self.settings.provider.tags;
-        let _changing = inode.changing.lock().await;
+        let _changing = self.changing(&inode).await?;
         if edit.is_of_tags_or_acl() {
             self.keep_of_dirty(&inode).await?;
         }
@@ -341,7 +355,7 @@ impl Fs {
                 return result;
             }
         }
-        let key = self.attribute_key(&inode).await.map_err(|e| match e.kind() {
+        let (key, _) = self.attribute_target(&inode).await.map_err(|e| match e.kind() {
             Kind::NoAttribute => e.with_kind(Kind::Unsupported),
             _ => e,
         })?;
@@ -349,13 +363,13 @@ impl Fs {
             Edit::Acl(canned) => self.set_acl(&inode, &key, AclChange::Canned(canned.clone())).await,
             Edit::Grants(wanted) => {
                 // The owner element must be the real one.
-                let now = self.ask_acl(&inode, &key).await?;
+                let now = self.ask_acl(&inode, &key, None).await?;
                 self.set_acl(&inode, &key, AclChange::Full(wanted.onto(now)?)).await
             }
             Edit::Tags(tags) => self.put_tags(&inode, &key, tags).await,
             // XOS-TAG-05: a set is only ever replaced as a whole.
             Edit::Tag(tag, value) => {
-                let mut tags = self.ask_tags(&inode, &key).await?;
+                let mut tags = self.ask_tags(&inode, &key, None).await?;
                 if value.is_none() && !tags.iter().any(|(k, _)| k == tag) {
                     return Err(Error::new(Kind::NoAttribute, "no such tag").with_key(name));
                 }

@@ -30,6 +30,7 @@ use crate::fs::setattr::Change;
 use crate::fs::{Fh, Fs, Ino};
 use crate::key::Name;
 
+use super::io::write_mode;
 use super::probe::Probes;
 use super::reply::{Refuse, entry_attr, errno, log, of_time, reply_entry, reply_lookup};
 use super::through::{self, Through};
@@ -178,7 +179,7 @@ impl fuser::Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -205,7 +206,13 @@ impl fuser::Filesystem for Adapter {
         let (fs, ino) = (self.fs.clone(), Ino(ino.0));
         // truncate(2) may have to store a whole file.
         let limit = if size.is_some() { None } else { self.limit() };
-        let work = async move { fs.setattr(ino, fh.map(|f| Fh(f.0)), change).await };
+        let (fh, pid) = (fh.map(|f| Fh(f.0)), req.pid());
+        let work = async move {
+            if let (Some(fh), Some(_)) = (fh, size) {
+                fs.used_by(fh, pid).await;
+            }
+            fs.setattr(ino, fh, change).await
+        };
         self.spawn("setattr", limit, reply, work, |_, reply, e| reply.attr(&e.ttl, &entry_attr(&e)));
     }
 
@@ -291,13 +298,17 @@ impl fuser::Filesystem for Adapter {
         reply.error(Errno::EPERM);
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (fs, ino) = (self.fs.clone(), Ino(ino.0));
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (fs, ino, pid) = (self.fs.clone(), Ino(ino.0), req.pid());
         let mode = OpenMode::of_flags(flags.0);
-        let direct = flags.0 & libc::O_DIRECT != 0;
+        let work = async move {
+            let opened = fs.open(ino, mode).await?;
+            fs.used_by(opened.fh, pid).await;
+            Ok(opened)
+        };
         let (through, runtime, of) = (self.through.clone(), self.runtime.clone(), self.fs.clone());
-        self.spawn("open", self.limit(), reply, async move { fs.open(ino, mode).await }, move |_, reply, opened| {
-            through.reply_opened(&of, &runtime, reply, opened, direct);
+        self.spawn("open", self.limit(), reply, work, move |_, reply, opened| {
+            through.reply_opened(&of, &runtime, reply, opened, mode.direct);
         });
     }
 
@@ -315,7 +326,12 @@ impl fuser::Filesystem for Adapter {
         let (fs, parent, owner) = (self.fs.clone(), Ino(parent.0), (req.uid(), req.gid()));
         let perm = (mode & !umask & 0o7777) as u16;
         let open = OpenMode::of_flags(flags);
-        let work = async move { fs.create(parent, &name, perm, owner, open).await };
+        let pid = req.pid();
+        let work = async move {
+            let (entry, opened) = fs.create(parent, &name, perm, owner, open).await?;
+            fs.used_by(opened.fh, pid).await;
+            Ok((entry, opened))
+        };
         let (runtime, of) = (self.runtime.clone(), self.fs.clone());
         self.spawn("create", self.limit(), reply, work, move |fs, reply, (entry, opened)| {
             // Somebody else had made it, and it is open here.
@@ -346,7 +362,7 @@ impl fuser::Filesystem for Adapter {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -356,7 +372,7 @@ impl fuser::Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.write_file(fh, offset, data, (write_flags, flags), reply);
+        self.write_file(fh, offset, data, write_mode(req.pid(), write_flags, flags), reply);
     }
 
     fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
@@ -435,7 +451,7 @@ impl fuser::Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -443,7 +459,7 @@ impl fuser::Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.allocate_file(fh, offset, length, mode, reply);
+        self.allocate_file(fh, offset, length, mode, req.pid(), reply);
     }
 
     fn ioctl(
@@ -468,7 +484,7 @@ impl fuser::Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
@@ -479,7 +495,7 @@ impl fuser::Filesystem for Adapter {
         flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.copy_range((fh_in, offset_in), (fh_out, offset_out), len, flags, reply);
+        self.copy_range((fh_in, offset_in), (fh_out, offset_out), len, (flags, req.pid()), reply);
     }
 
     fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {

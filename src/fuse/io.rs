@@ -16,9 +16,11 @@ use crate::fs::file::WriteMode;
 use super::adapter::Adapter;
 use super::reply::{errno, log};
 
-fn write_mode(write: WriteFlags, open: OpenFlags) -> WriteMode {
+/// `thread`: who writes; of pages nobody knows.
+pub(super) fn write_mode(thread: u32, write: WriteFlags, open: OpenFlags) -> WriteMode {
     let page = write.contains(WriteFlags::FUSE_WRITE_CACHE);
     WriteMode {
+        thread: Some(if page { 0 } else { thread }),
         append: !page && open.0 & libc::O_APPEND != 0,
         kill_suid: write.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
     }
@@ -57,9 +59,20 @@ impl Adapter {
         self.spawn("release", None, reply, async move { fs.released(closed?).await }, |_, reply, ()| reply.ok());
     }
 
-    pub(super) fn allocate_file(&self, fh: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
-        let fs = self.fs.clone();
-        let work = async move { fs.fallocate(Fh(fh.0), offset, length, mode).await };
+    pub(super) fn allocate_file(
+        &self,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        pid: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (fs, fh) = (self.fs.clone(), Fh(fh.0));
+        let work = async move {
+            fs.used_by(fh, pid).await;
+            fs.fallocate(fh, offset, length, mode).await
+        };
         self.spawn("fallocate", None, reply, work, |_, reply, ()| reply.ok());
     }
 
@@ -75,16 +88,8 @@ impl Adapter {
         self.spawn("lseek", self.limit(), reply, work, |_, reply, at: u64| reply.offset(at as i64));
     }
 
-    pub(super) fn write_file(
-        &self,
-        fh: FileHandle,
-        offset: u64,
-        data: &[u8],
-        flags: (WriteFlags, OpenFlags),
-        reply: ReplyWrite,
-    ) {
+    pub(super) fn write_file(&self, fh: FileHandle, offset: u64, data: &[u8], mode: WriteMode, reply: ReplyWrite) {
         let (fh, len) = (Fh(fh.0), data.len() as u32);
-        let mode = write_mode(flags.0, flags.1);
         match self.inline("write", || self.fs.write_now(fh, offset, data, mode)) {
             Some(Ok(())) => reply.written(len),
             Some(Err(e)) => {
@@ -104,7 +109,7 @@ impl Adapter {
         from: (FileHandle, u64),
         to: (FileHandle, u64),
         len: u64,
-        flags: CopyFileRangeFlags,
+        (flags, pid): (CopyFileRangeFlags, u32),
         reply: ReplyWrite,
     ) {
         if !flags.is_empty() {
@@ -113,7 +118,10 @@ impl Adapter {
         // The answer has 32 bits.
         let len = len.min(u64::from(u32::MAX));
         let (fs, from, to) = (self.fs.clone(), (Fh(from.0.0), from.1), (Fh(to.0.0), to.1));
-        let work = async move { fs.copy_range(from, to, len).await };
+        let work = async move {
+            fs.used_by(to.0, pid).await;
+            fs.copy_range(from, to, len).await
+        };
         self.spawn("copy_file_range", None, reply, work, |_, reply, copied: u64| reply.written(copied as u32));
     }
 }

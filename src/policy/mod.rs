@@ -22,7 +22,7 @@ use std::fmt;
 pub use check::{check, lock_out};
 pub use document::{Condition, Document, Principal, Selection, Statement, parse};
 pub use explain::explain;
-pub use suggest::{Access, Extras, suggest};
+pub use suggest::{Access, Extras, SessionPolicy, suggest};
 
 /// Longest bucket policy in bytes.
 pub const BUCKET_MAX: usize = 20 * 1024;

@@ -72,15 +72,20 @@ impl Reads {
 
     /// As [`Reads::open_fresh`], and a HEAD where the disk has bytes of `known`, what the object was when it was last
     /// looked at: most likely it still is that version.
-    pub async fn open_known(self: &Arc<Self>, key: &Key, known: Option<Object>) -> Result<ObjectMeta> {
+    pub async fn open_known(
+        self: &Arc<Self>,
+        key: &Key,
+        version: Option<&str>,
+        known: Option<Object>,
+    ) -> Result<ObjectMeta> {
         let kept = known.and_then(|object| self.kept(&object)).filter(|k| k.disk.may_have(&k.version));
         if let Some(kept) = kept {
             let looked = self.runtime.spawn_blocking(move || kept.disk.has(&kept.version));
             if let Ok(Ok(true)) = tokio::time::timeout(PATIENCE, looked).await {
-                return self.s3.head(key, None).await;
+                return self.s3.head(key, version).await;
             }
         }
-        self.open_fresh(key, None).await
+        self.open_fresh(key, version).await
     }
 
     /// Fills the claims of `run` that the disk has. What is left to fetch, and memory for it: `lease` was for all.

@@ -50,18 +50,33 @@ fn read(document: &xml::Node) -> Acl {
     }
 }
 
-fn write(acl: &Acl) -> String {
-    let mut out = String::from("<AccessControlPolicy xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Owner>");
-    xml::element("ID", &acl.owner_id, &mut out);
-    if let Some(name) = &acl.owner_name {
-        xml::element("DisplayName", name, &mut out);
+/// Whether a change says what only OBS's own protocol can say: that grants of a bucket hold for its objects.
+pub(super) fn is_native(change: &AclChange) -> bool {
+    match change {
+        AclChange::Canned(name) => name.ends_with("-delivered"),
+        AclChange::Full(acl) => acl.delivered.is_some() || acl.grants.iter().any(|g| g.delivered.is_some()),
     }
-    out.push_str("</Owner>");
+}
+
+/// `native`: as OBS's own protocol writes a list, without types and names, `Delivered` in it.
+fn write(acl: &Acl, native: bool) -> String {
     let delivered = |value: Option<bool>, out: &mut String| {
-        if let Some(value) = value {
+        if let Some(value) = value.filter(|_| native) {
             xml::element("Delivered", if value { "true" } else { "false" }, out);
         }
     };
+    let named = |name: &Option<String>, out: &mut String| {
+        if let Some(name) = name.as_ref().filter(|_| !native) {
+            xml::element("DisplayName", name, out);
+        }
+    };
+    let mut out = String::from(match native {
+        true => "<AccessControlPolicy><Owner>",
+        false => "<AccessControlPolicy xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Owner>",
+    });
+    xml::element("ID", &acl.owner_id, &mut out);
+    named(&acl.owner_name, &mut out);
+    out.push_str("</Owner>");
     delivered(acl.delivered, &mut out);
     out.push_str("<AccessControlList>");
     for grant in &acl.grants {
@@ -70,15 +85,26 @@ fn write(acl: &Acl) -> String {
             Grantee::Group(_) => "Group",
             Grantee::Email(_) => "AmazonCustomerByEmail",
         };
-        out.push_str("<Grant><Grantee xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xsi:type=\"");
-        out.push_str(kind);
-        out.push_str("\">");
+        out.push_str("<Grant><Grantee");
+        if !native {
+            out.push_str(" xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xsi:type=\"");
+            out.push_str(kind);
+            out.push('"');
+        }
+        out.push('>');
         match &grant.grantee {
             Grantee::User { id, name } => {
                 xml::element("ID", id, &mut out);
-                if let Some(name) = name {
-                    xml::element("DisplayName", name, &mut out);
-                }
+                named(name, &mut out);
+            }
+            Grantee::Group(uri) if native => {
+                let name = match uri.as_str() {
+                    ALL_USERS => "Everyone",
+                    AUTHENTICATED_USERS => "AuthenticatedUsers",
+                    LOG_DELIVERY => "LogDelivery",
+                    other => other,
+                };
+                xml::element("Canned", name, &mut out);
             }
             Grantee::Group(uri) => xml::element("URI", uri, &mut out),
             Grantee::Email(mail) => xml::element("EmailAddress", mail, &mut out),
@@ -125,10 +151,14 @@ impl S3 {
     }
 
     async fn put_acl(&self, op: Op, key: &str, version: Option<&str>, change: &AclChange) -> Result<()> {
-        let action = Action::new(op, Method::Put, key).query("acl", "").version(version);
+        let mut action = Action::new(op, Method::Put, key).query("acl", "").version(version);
+        action.native = is_native(change);
         let action = match change {
             AclChange::Canned(name) => action.header("x-amz-acl", name.as_str()),
-            AclChange::Full(acl) => action.document(write(acl)),
+            AclChange::Full(acl) => {
+                let text = write(acl, action.native);
+                action.document(text)
+            }
         };
         self.fetch(&action).await.map(|_| ())
     }
@@ -195,9 +225,33 @@ mod tests {
             (Grantee::Email("a@b".into()), "READ_ACP"),
         ]);
         list.owner_name = Some("<me>".into());
+        assert_eq!(read(&xml::parse(write(&list, false).as_bytes()).unwrap()), list);
+    }
+
+    // OBS-ACL-17, OBS-ACL-26
+    #[test]
+    fn what_is_written_for_obs_reads_back() {
+        let mut list = acl(&[
+            (Grantee::User { id: "o".into(), name: None }, "FULL_CONTROL"),
+            (Grantee::Group(ALL_USERS.into()), "READ"),
+        ]);
         list.delivered = Some(false);
-        list.grants[0].delivered = Some(true);
-        assert_eq!(read(&xml::parse(write(&list).as_bytes()).unwrap()), list);
+        list.grants[1].delivered = Some(true);
+        let text = write(&list, true);
+        assert_eq!(read(&xml::parse(text.as_bytes()).unwrap()), list);
+        assert!(text.contains("<Canned>Everyone</Canned>") && !text.contains("xsi"), "{text}");
+    }
+
+    // OBS-ACL-21, OBS-ACL-22
+    #[test]
+    fn only_what_is_delivered_needs_the_protocol_of_obs() {
+        let canned = |name: &str| is_native(&AclChange::Canned(name.into()));
+        assert!(canned("public-read-delivered") && canned("public-read-write-delivered"));
+        assert!(!canned("public-read") && !canned("log-delivery-write"));
+        let mut list = acl(&[(Grantee::Group(ALL_USERS.into()), "READ")]);
+        assert!(!is_native(&AclChange::Full(list.clone())));
+        list.grants[0].delivered = Some(false);
+        assert!(is_native(&AclChange::Full(list)));
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use rusty_s3::Method;
 
+use super::acl::is_native;
 use super::operation::Op;
 use super::request::Action;
-use super::types::{BucketInfo, BucketStat};
+use super::types::{AclChange, BucketInfo, BucketStat};
 use super::{S3, xml};
 use crate::error::{Error, Kind, Result};
 
@@ -40,7 +41,10 @@ impl S3 {
         let own = self.region();
         let region = region.or_else(|| self.shared().settings.endpoint.is_none().then_some(own.as_str()));
         let mut action = Action::new(Op::CreateBucket, Method::Put, "");
-        if let Some(acl) = acl {
+        let list = acl.map(|name| AclChange::Canned(name.to_owned()));
+        // Only OBS's own protocol can say it: after the bucket is there.
+        let later = list.filter(is_native);
+        if let Some(acl) = acl.filter(|_| later.is_none()) {
             action = action.header("x-amz-acl", acl);
         }
         // The oldest region is named by saying nothing.
@@ -53,9 +57,13 @@ impl S3 {
         }
         match self.fetch(&action).await {
             // Made by an attempt whose answer got lost.
-            Err(e) if action.was_uncertain() && e.code() == "BucketAlreadyOwnedByYou" => Ok(()),
-            Err(e) if e.kind() == Kind::Busy => Err(e.with_kind(Kind::Exists)),
-            result => result.map(|_| ()),
+            Err(e) if action.was_uncertain() && e.code() == "BucketAlreadyOwnedByYou" => {}
+            Err(e) if e.kind() == Kind::Busy => return Err(e.with_kind(Kind::Exists)),
+            result => result.map(|_| ())?,
+        }
+        match later {
+            Some(list) => self.set_bucket_acl(&list).await,
+            None => Ok(()),
         }
     }
 

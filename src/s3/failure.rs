@@ -341,6 +341,12 @@ fn advice(op: Op, bucket: &str, kind: Kind, a: &Answered) -> Option<String> {
     Some(text)
 }
 
+/// Whether the request id is one of Ceph's.
+pub(super) fn has_ceph_id(headers: &HeaderMap) -> bool {
+    let id = header(headers, "x-amz-request-id").unwrap_or_default();
+    id.strip_prefix("tx").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_hexdigit()))
+}
+
 /// Reads an answer that is an error.
 pub(super) fn answered(status: u16, headers: &HeaderMap, body: &[u8]) -> Failure {
     let document = xml::error_document(body);

@@ -45,6 +45,7 @@ fn read(document: &xml::Node) -> RawPage {
             etag: c.some("ETag").map(|e| ETag::new(&e)),
             last_modified: xml::time(c.text_of("LastModified")),
             storage_class: c.some("StorageClass"),
+            version: None,
         })
         .collect();
     let mut prefixes: Vec<String> =

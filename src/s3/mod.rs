@@ -13,6 +13,7 @@
 
 mod acl;
 mod address;
+mod backoff;
 mod body;
 mod bucket;
 mod configuration;
@@ -52,11 +53,12 @@ pub use bucket::check_bucket_name;
 pub use configuration::*;
 pub use digest::Checksum;
 pub use documents::Document;
+pub use multipart::ends_upload;
 pub use object::Get;
 pub use operation::RequestCounts;
 pub use post::{Post, PostCondition, PostKey, PresignedPost};
 pub use presign::{PRESIGN_DEFAULT, PRESIGN_MOST, Presign, PresignMethod, Presigned};
-pub use sts::{AssumeRole, SESSION_DEFAULT, Session, SessionPolicy, Sts, StsSettings, role_credentials};
+pub use sts::{AssumeRole, SESSION_DEFAULT, Session, Sts, StsSettings, role_credentials};
 pub use types::*;
 pub use versions::{ObjectVersion, Restoring, VersionMarker, VersionPage, VersionQuery};
 
@@ -153,6 +155,8 @@ struct Shared {
     pause: AtomicU64,
     /// The store's clock minus ours, in milliseconds.
     clock: AtomicI64,
+    /// Whether an answer had a request id as Ceph's gateway makes them.
+    ceph: AtomicBool,
 }
 
 struct Inner {
@@ -223,6 +227,7 @@ impl S3 {
             bulk: Arc::new(Semaphore::new(max - (max / 4).max(1))),
             pause: AtomicU64::new(0),
             clock: AtomicI64::new(0),
+            ceph: AtomicBool::new(false),
             settings,
         };
         let region = shared.settings.region.clone();
@@ -291,13 +296,19 @@ impl S3 {
         .collect()
     }
 
+    /// Whether it answers as Ceph's gateway does, which names itself nowhere else: its request ids are `tx` and
+    /// hexadecimal digits.
+    pub fn is_ceph(&self) -> bool {
+        self.shared().ceph.load(Ordering::Relaxed)
+    }
+
     /// Figures of all buckets that share these connections.
     pub fn stats(&self) -> RequestCounts {
         self.shared().counters.snapshot()
     }
 
     /// Now, by the store's clock as far as it is known.
-    fn store_time(&self) -> SystemTime {
+    pub fn store_time(&self) -> SystemTime {
         let offset = self.shared().clock.load(Ordering::Relaxed);
         let distance = Duration::from_millis(offset.unsigned_abs());
         let now = SystemTime::now();

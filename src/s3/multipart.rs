@@ -2,7 +2,8 @@
 //!
 //! 1. CompleteMultipartUpload is the one request whose repetition fails although the first attempt worked ("no such
 //!    upload", or for ever "in progress" on Ceph): after a lost answer this is settled by looking at the object. An
-//!    older object of the same size must not pass for the new one, so its entity tag or its age has to fit too.
+//!    older object of the same size must not pass for the new one, so its entity tag or its age has to fit too, and the
+//!    upload must be gone.
 //! 2. Some stores complete without telling the entity tag; then the object is looked at, and its size must be the
 //!    sum of the parts.
 //! 3. Where parts carry checksums (see `digest`), a store that keeps them wants them announced by the upload and repeated
@@ -131,13 +132,9 @@ impl S3 {
                 // Whatever looking fails with, the first error is the news.
                 let Ok(meta) = self.head(key, None).await else { return Err(gone(error)) };
                 let made = match is_made_of(&meta, parts, begun) {
-                    Made::Yes => true,
                     Made::No => false,
-                    // An upload that still has its parts was not completed: what is there is what was there before.
-                    Made::Perhaps => {
-                        error.code() == "NoSuchUpload"
-                            || matches!(self.list_parts(key, upload).await, Err(e) if e.kind() == Kind::Stale)
-                    }
+                    _ if error.code() == "NoSuchUpload" => true,
+                    made => self.is_used_up(key, upload).await.unwrap_or(made == Made::Yes),
                 };
                 return if made { Ok(of_meta(meta)) } else { Err(gone(error)) };
             }
@@ -156,6 +153,41 @@ impl S3 {
             return Err(Error::new(Kind::Io, text).with_key(key));
         }
         Ok(of_meta(meta))
+    }
+
+    /// What an earlier [`S3::complete_upload`] of these parts made, whose outcome is not known and which began at `since`
+    /// (the store's clock). `None`: the upload was not completed, and can be.
+    pub async fn completed(
+        &self,
+        key: &Key,
+        upload: &str,
+        parts: &[Part],
+        since: SystemTime,
+    ) -> Result<Option<Stored>> {
+        let meta = match self.head(key, None).await {
+            Ok(meta) => meta,
+            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Denied) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let made = is_made_of(&meta, parts, since);
+        if made == Made::No {
+            return Ok(None);
+        }
+        let done = match self.is_used_up(key, upload).await {
+            Err(e) if matches!(e.kind(), Kind::Denied | Kind::Unsupported) => made == Made::Yes,
+            used_up => used_up?,
+        };
+        Ok(done.then(|| of_meta(meta)))
+    }
+
+    /// Whether an upload is gone. One that still has its parts was not completed: an object that looks like what it makes
+    /// is then one of the same content from before.
+    async fn is_used_up(&self, key: &Key, upload: &str) -> Result<bool> {
+        match self.list_parts(key, upload).await {
+            Ok(_) => Ok(false),
+            Err(e) if e.kind() == Kind::Stale => Ok(true),
+            Err(e) => Err(e),
+        }
     }
 
     /// An upload that is gone is Ok.
@@ -247,6 +279,12 @@ impl S3 {
         }
         Err(Error::new(Kind::Io, "list parts: the store repeats itself and would never end").with_key(key))
     }
+}
+
+/// Whether an upload that failed so can never be completed: it is gone, or the store refuses its parts.
+pub fn ends_upload(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Stale | Kind::TooLarge)
+        || matches!(error.code(), "InvalidPart" | "InvalidPartOrder" | "EntityTooSmall")
 }
 
 fn total(parts: &[Part]) -> u64 {

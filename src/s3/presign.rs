@@ -205,6 +205,7 @@ impl S3 {
                     query: &query,
                     headers: &signed,
                     table: self.learned().signed_names.load(std::sync::atomic::Ordering::Relaxed),
+                    native: false,
                 };
                 let signature = sign_v2::presigned(&keys.secret_key, &request);
                 query.push(("AWSAccessKeyId", keys.access_key.clone()));

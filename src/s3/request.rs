@@ -6,7 +6,6 @@
 //! 3. A large body may take longer than any deadline: it is only required to move.
 //! 4. Two semaphores bound the requests under way, so that bulk transfers leave room for lookups.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,9 +16,10 @@ use jiff::{SignedDuration, Timestamp};
 use rusty_s3::Method;
 use tokio::time::Instant;
 
+use super::backoff::{backoff, random};
 use super::body::{Permits, Progress, Upload};
 use super::digest::{Checksum, Doubt, Vouched};
-use super::failure::{Answered, Connect, Failure, answered};
+use super::failure::{Answered, Connect, Failure, answered, has_ceph_id};
 use super::operation::Op;
 use super::types::Payload;
 use super::{Addressing, Place, S3, Signature, address, sign_v2, xml};
@@ -29,8 +29,6 @@ use crate::error::{Error, Kind, Result};
 /// Lifetime of a signed request in seconds: the store's and our clock may differ by a quarter of an hour, and an
 /// attempt may wait in a proxy.
 const SIGNED_FOR: u64 = 3600;
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-const BACKOFF_MOST: Duration = Duration::from_secs(5);
 /// Bounds of the pause before each request while the store throttles, in milliseconds.
 const PAUSE_FIRST: u64 = 50;
 const PAUSE_MOST: u64 = 2000;
@@ -53,6 +51,8 @@ pub(super) struct Action<'a> {
     pub query: Vec<(&'static str, String)>,
     /// Names in lower case. `x-amz-*` and `content-md5` are signed.
     pub headers: Vec<(String, String)>,
+    /// Sent and signed in OBS's own protocol: `x-amz-*` becomes `x-obs-*`, whatever the signature of other requests.
+    pub native: bool,
     pub payload: Payload,
     /// Whether a digest goes with the payload.
     pub vouched: Vouched,
@@ -75,6 +75,7 @@ impl<'a> Action<'a> {
             in_bucket: true,
             query: Vec::new(),
             headers: Vec::new(),
+            native: false,
             payload: Payload::default(),
             vouched: Vouched::No,
             bulk: false,
@@ -345,8 +346,8 @@ impl S3 {
         let mut response = result?;
         // A transfer may have outlived the deadline; its answer still gets the usual time.
         let deadline = if action.bulk { Instant::now() + shared.settings.op_timeout } else { deadline };
-        let status = response.status().as_u16();
-        let headers = response.headers().clone();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        shared.ceph.fetch_or(has_ceph_id(&headers), Ordering::Relaxed);
         if !response.status().is_success() {
             let body = self.read(&mut response, ERROR_MAX, deadline).await.unwrap_or_default();
             return Err(answered(status, &headers, &body));
@@ -444,14 +445,18 @@ impl S3 {
         }
         let clock = SignedDuration::from_millis(self.shared().clock.load(Ordering::Relaxed));
         let now = Timestamp::now().checked_add(clock).unwrap_or_else(|_| Timestamp::now());
-        if let (Some(keys), Signature::V2) = (keys, settings.signature) {
+        let signature = if action.native { Signature::V2 } else { settings.signature };
+        if let (Some(keys), Signature::V2) = (keys, signature) {
             headers.push(("x-amz-date".into(), now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()));
             if let Some(token) = &keys.token {
                 headers.push(("x-amz-security-token".into(), token.clone()));
             }
         }
+        if action.native {
+            sign_v2::to_native(&mut headers);
+        }
         headers.sort_unstable();
-        match (keys, settings.signature) {
+        match (keys, signature) {
             (Some(keys), Signature::V4) => {
                 let signed = headers.iter().filter(|(n, _)| n.starts_with("x-amz-") || n == "content-md5");
                 url = rusty_s3::signing::sign(
@@ -481,6 +486,7 @@ impl S3 {
                         query: &query,
                         headers: &headers,
                         table: signing.table,
+                        native: action.native,
                     };
                     let value = sign_v2::authorization(&keys.access_key, &keys.secret_key, &request);
                     headers.push(("authorization".into(), value));
@@ -607,22 +613,6 @@ impl S3 {
     }
 }
 
-/// Full jitter: anywhere between nothing and an exponentially growing bound; the store's own wish comes first.
-pub(super) fn backoff(retries: u32, failure: &Failure) -> Duration {
-    if let Failure::Answer(a) = failure
-        && let Some(wish) = a.retry_after
-    {
-        return wish.min(BACKOFF_MOST * 4);
-    }
-    let bound = BACKOFF_FIRST.saturating_mul(1 << retries.min(10)).min(BACKOFF_MOST);
-    Duration::from_millis(random(u64::try_from(bound.as_millis()).unwrap_or(0)))
-}
-
-/// 0 to `most`, evenly. The standard library's hash seeds are random enough to spread retries.
-fn random(most: u64) -> u64 {
-    RandomState::new().build_hasher().finish() % (most + 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{ETag, Settings};
@@ -683,20 +673,26 @@ mod tests {
         assert!(request.headers()["authorization"].to_str().unwrap().starts_with("AWS AKIAIOSFODNN7EXAMPLE:"));
     }
 
+    // OBS-ACL-21: whatever the signature of other requests.
+    #[test]
+    fn a_request_in_the_protocol_of_obs_has_its_names() {
+        for signature in [Signature::V4, Signature::V2] {
+            let s3 = s3("https://obs.cn-north-4.myhuaweicloud.com", signature);
+            let mut action = Action::new(Op::PutBucketAcl, Method::Put, "").query("acl", "");
+            action.native = true;
+            let request = build(&s3, &action.header("x-amz-acl", "public-read-delivered")).unwrap();
+            assert_eq!(request.url().as_str(), "https://bucket.obs.cn-north-4.myhuaweicloud.com/?acl=");
+            assert!(request.headers()["authorization"].to_str().unwrap().starts_with("OBS AKIAIOSFODNN7EXAMPLE:"));
+            assert_eq!(request.headers()["x-obs-acl"], "public-read-delivered");
+            let names: Vec<_> = request.headers().keys().map(|n| n.as_str()).collect();
+            assert!(names.contains(&"x-obs-date") && !names.iter().any(|n| n.starts_with("x-amz-")), "{names:?}");
+        }
+    }
+
     #[test]
     fn a_line_end_in_a_header_is_refused() {
         let s3 = s3("https://s3.example.com", Signature::V4);
         let action = Action::new(Op::PutObject, Method::Put, "k").header("cache-control", "a\r\nx: y");
         assert_eq!(build(&s3, &action).unwrap_err().kind(), Kind::Invalid);
-    }
-
-    #[test]
-    fn back_off_stays_within_its_bounds() {
-        for retries in [0, 3, 30] {
-            for _ in 0..100 {
-                let most = BACKOFF_FIRST.saturating_mul(1 << retries.min(10)).min(BACKOFF_MOST);
-                assert!(backoff(retries, &Failure::Stalled("x")) <= most);
-            }
-        }
     }
 }

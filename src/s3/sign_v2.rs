@@ -126,15 +126,31 @@ pub(super) struct Request<'a> {
     pub headers: &'a [(String, String)],
     /// Of [`TABLES`].
     pub table: usize,
+    /// OBS's own protocol: the same with `x-obs-` for `x-amz-`.
+    pub native: bool,
+}
+
+const AMZ: &str = "x-amz-";
+const OBS: &str = "x-obs-";
+
+/// Headers as OBS's own protocol names them.
+pub(super) fn to_native(headers: &mut [(String, String)]) {
+    for (name, _) in headers {
+        if let Some(rest) = name.strip_prefix(AMZ) {
+            *name = format!("{OBS}{rest}");
+        }
+    }
 }
 
 fn string_to_sign(r: &Request<'_>) -> String {
     let header = |name: &str| r.headers.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v.as_str());
+    let prefix = if r.native { OBS } else { AMZ };
     let mut amz: Vec<(&str, &str)> =
-        r.headers.iter().filter(|(n, _)| n.starts_with("x-amz-")).map(|(n, v)| (n.as_str(), v.trim())).collect();
+        r.headers.iter().filter(|(n, _)| n.starts_with(prefix)).map(|(n, v)| (n.as_str(), v.trim())).collect();
     amz.sort_unstable();
     // The date among the amz headers takes the place of the Date line.
-    let date = if header("x-amz-date").is_empty() { header("date") } else { "" };
+    let dated = amz.iter().any(|(n, _)| n.strip_prefix(prefix) == Some("date"));
+    let date = if dated { "" } else { header("date") };
     let mut out = format!("{}\n{}\n{}\n{date}\n", r.method, header("content-md5"), header("content-type"));
     for (name, value) in amz {
         out.push_str(&format!("{name}:{value}\n"));
@@ -167,7 +183,8 @@ pub(super) fn signature(secret: &str, text: &str) -> String {
 
 /// The value of the `Authorization` header.
 pub(super) fn authorization(access_key: &str, secret: &str, request: &Request<'_>) -> String {
-    format!("AWS {access_key}:{}", signature(secret, &string_to_sign(request)))
+    let scheme = if request.native { "OBS" } else { "AWS" };
+    format!("{scheme} {access_key}:{}", signature(secret, &string_to_sign(request)))
 }
 
 /// The `Signature` of a presigned URL.
@@ -191,6 +208,7 @@ mod tests {
             query: &[("prefix", "unsigned".into())],
             headers: &headers,
             table: 0,
+            native: false,
         };
         let expected = "AWS AKIAIOSFODNN7EXAMPLE:qgk2+6Sv9/oM7G3qLEjTH1a1l1g=";
         assert_eq!(authorization("AKIAIOSFODNN7EXAMPLE", secret, &request), expected);
@@ -215,11 +233,40 @@ mod tests {
             query: &[("uploadId", "2~a/b".into()), ("partNumber", "1".into()), ("max-keys", "1".into())],
             headers: &headers,
             table: 0,
+            native: false,
         };
         assert_eq!(
             string_to_sign(&request),
             "PUT\n\ntext/plain\n\nx-amz-date:D\nx-amz-meta-b:2\n/b/k?partNumber=1&uploadId=2~a/b"
         );
+    }
+
+    // OBS-ACL-21, OBS-ACL-26
+    #[test]
+    fn the_protocol_of_obs_has_names_of_its_own() {
+        let mut headers = [
+            ("x-amz-date".to_owned(), "Tue, 27 Mar 2007 19:36:42 GMT".to_owned()),
+            ("x-amz-acl".to_owned(), "public-read-delivered".to_owned()),
+            ("content-type".to_owned(), "text/plain".to_owned()),
+        ];
+        to_native(&mut headers);
+        let request = Request {
+            method: "PUT",
+            bucket: "bucket",
+            path: "/",
+            path_has_bucket: false,
+            query: &[("acl", String::new())],
+            headers: &headers,
+            table: 0,
+            native: true,
+        };
+        assert_eq!(
+            string_to_sign(&request),
+            "PUT\n\ntext/plain\n\nx-obs-acl:public-read-delivered\nx-obs-date:Tue, 27 Mar 2007 19:36:42 GMT\n/bucket/?acl"
+        );
+        // The HMAC is that of another program.
+        let secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
+        assert_eq!(authorization("AK", secret, &request), "OBS AK:3GPERQat3JJvtAiVXpEkcK2DX9E=");
     }
 
     #[test]
@@ -233,6 +280,7 @@ mod tests {
             query: &[],
             headers: &headers,
             table: 0,
+            native: false,
         };
         assert_eq!(presigned("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", &request), "NpgCjnDzrM+WFzoENXmpNDUsSn8=");
     }

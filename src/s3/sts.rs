@@ -15,14 +15,14 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
-use serde_json::json;
 use tokio::time::Instant;
 use url::Url;
 
 use super::address::{self, encode};
+use super::backoff::backoff;
 use super::failure::{Answered, Failure, answered};
 use super::operation::Op;
-use super::request::{backoff, header};
+use super::request::header;
 use super::{sign_v4, xml};
 use crate::config::credentials::{Credentials, Fresh, Keys};
 use crate::config::provider::Provider;
@@ -182,89 +182,6 @@ impl AssumeRole {
         }
         let pairs: Vec<_> = pairs.into_iter().map(|(n, v)| format!("{n}={}", encode(v))).collect();
         pairs.join("&")
-    }
-}
-
-/// Ready-made session policies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SessionPolicy {
-    /// Everything on the bucket.
-    All,
-    /// What a read-only mount needs.
-    ReadOnly,
-    /// What a mount needs, with attributes, tags and versions.
-    ReadWrite,
-    /// Uploads and downloads by name, no listing.
-    Transfer,
-    /// Multipart uploads.
-    Multipart,
-}
-
-impl SessionPolicy {
-    pub const ALL: [SessionPolicy; 5] = [
-        SessionPolicy::All,
-        SessionPolicy::ReadOnly,
-        SessionPolicy::ReadWrite,
-        SessionPolicy::Transfer,
-        SessionPolicy::Multipart,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            SessionPolicy::All => "all",
-            SessionPolicy::ReadOnly => "read-only",
-            SessionPolicy::ReadWrite => "read-write",
-            SessionPolicy::Transfer => "transfer",
-            SessionPolicy::Multipart => "multipart",
-        }
-    }
-
-    pub fn from_name(name: &str) -> Option<SessionPolicy> {
-        SessionPolicy::ALL.into_iter().find(|p| p.name() == name)
-    }
-
-    /// The policy for a bucket and, with `prefix`, only the objects below it. Names can be listed in the whole bucket
-    /// all the same: not every store knows a condition for that.
-    pub fn json(self, bucket: &str, prefix: &str) -> String {
-        let (of_bucket, of_objects): (&[&str], &[&str]) = match self {
-            SessionPolicy::All => (&["s3:*"], &["s3:*"]),
-            SessionPolicy::ReadOnly => (
-                &["s3:ListBucket", "s3:ListBucketVersions", "s3:GetBucketLocation"],
-                &["s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectAcl", "s3:GetObjectTagging"],
-            ),
-            SessionPolicy::ReadWrite => (
-                &["s3:ListBucket", "s3:ListBucketVersions", "s3:ListBucketMultipartUploads", "s3:GetBucketLocation"],
-                &[
-                    "s3:GetObject",
-                    "s3:GetObjectVersion",
-                    "s3:PutObject",
-                    "s3:DeleteObject",
-                    "s3:AbortMultipartUpload",
-                    "s3:ListMultipartUploadParts",
-                    "s3:GetObjectAcl",
-                    "s3:PutObjectAcl",
-                    "s3:GetObjectTagging",
-                    "s3:PutObjectTagging",
-                    "s3:DeleteObjectTagging",
-                    "s3:RestoreObject",
-                ],
-            ),
-            SessionPolicy::Transfer => (&[], &["s3:PutObject", "s3:GetObject"]),
-            SessionPolicy::Multipart => (
-                &["s3:ListBucketMultipartUploads"],
-                &["s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"],
-            ),
-        };
-        let mut statements = Vec::new();
-        if !of_bucket.is_empty() {
-            statements.push(json!({
-                "Effect": "Allow", "Action": of_bucket, "Resource": [format!("arn:aws:s3:::{bucket}")]
-            }));
-        }
-        statements.push(json!({
-            "Effect": "Allow", "Action": of_objects, "Resource": [format!("arn:aws:s3:::{bucket}/{prefix}*")]
-        }));
-        json!({ "Version": "2012-10-17", "Statement": statements }).to_string()
     }
 }
 
@@ -568,19 +485,6 @@ mod tests {
         assert!(!format!("{found:?}").contains("\"t\""), "{found:?}");
         assert!(session(text, now + Duration::from_secs(3601)).is_err());
         assert!(session(b"<AssumeRoleResponse/>", now).is_err());
-    }
-
-    // XOS-STS-11 to XOS-STS-16
-    #[test]
-    fn ready_made_policies_fit_and_name_the_bucket() {
-        for policy in SessionPolicy::ALL {
-            let text = policy.json(&"b".repeat(63), &"p/".repeat(100));
-            assert!(text.chars().count() <= POLICY_MOST, "{}: {}", policy.name(), text.len());
-            assert!(text.contains("2012-10-17") && !text.contains(' '), "{text}");
-            assert_eq!(SessionPolicy::from_name(policy.name()), Some(policy));
-        }
-        let text = SessionPolicy::ReadOnly.json("b", "p/");
-        assert!(text.contains("arn:aws:s3:::b\"") && text.contains("arn:aws:s3:::b/p/*") && !text.contains("Put"));
     }
 
     // CON-09, XOS-STS-03

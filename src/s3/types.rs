@@ -81,6 +81,13 @@ pub struct NewObject {
     pub sse_kms_key: Option<String>,
 }
 
+impl NewObject {
+    /// Whether the store may have to be told more than the request that makes the object can carry.
+    pub fn needs_settling(&self) -> bool {
+        self.grants.is_some() || !self.tags.is_empty()
+    }
+}
+
 /// What HEAD and GET say of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectMeta {
@@ -109,6 +116,8 @@ pub struct Listed {
     pub etag: Option<ETag>,
     pub last_modified: Option<SystemTime>,
     pub storage_class: Option<String>,
+    /// Where it came from a listing of versions.
+    pub version: Option<Arc<str>>,
 }
 
 /// Where a listing goes on. Opaque: made by one page, given back for the next.

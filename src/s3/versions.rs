@@ -46,6 +46,8 @@ pub struct ObjectVersion {
     pub size: u64,
     pub etag: Option<ETag>,
     pub last_modified: Option<SystemTime>,
+    /// The same with the fraction of the second, where the store tells one.
+    pub stored: Option<SystemTime>,
     pub storage_class: Option<String>,
     /// Display name of the owner, else the id.
     pub owner: Option<String>,
@@ -103,6 +105,7 @@ fn read(document: &xml::Node) -> VersionPage {
             value.to_owned()
         }
     };
+    let time = |n: &xml::Node| n.text_of("LastModified").trim().parse::<jiff::Timestamp>().ok();
     let entries = || document.children.iter().filter(|n| is_entry(n));
     let version = |n: &xml::Node| ObjectVersion {
         key: text(n.text_of("Key")),
@@ -112,19 +115,17 @@ fn read(document: &xml::Node) -> VersionPage {
         size: n.text_of("Size").trim().parse().unwrap_or(0),
         etag: n.some("ETag").map(|e| ETag::new(&e)),
         last_modified: xml::time(n.text_of("LastModified")),
+        stored: time(n).map(Into::into),
         storage_class: n.some("StorageClass"),
         owner: n.child("Owner").and_then(|o| o.some("DisplayName").or_else(|| o.some("ID"))),
     };
-    let time = |n: &xml::Node| n.text_of("LastModified").trim().parse::<jiff::Timestamp>().ok();
-    let mut versions: Vec<_> = entries().map(|n| (version(n), time(n))).collect();
-    // Some stores send all markers after all versions. The sort is stable: newest first within one kind stays so.
-    let grouped = entries().is_sorted_by_key(|n| n.name == MARKER);
-    if grouped || !versions.is_sorted_by(|(a, _), (b, _)| a.key <= b.key) {
-        versions.sort_by(|(a, a_time), (b, b_time)| {
-            a.key.cmp(&b.key).then(b.latest.cmp(&a.latest)).then(b_time.cmp(a_time))
-        });
+    let mut versions: Vec<_> = entries().map(version).collect();
+    // Some stores send all markers after all versions, or before. The sort is stable: newest first within one kind stays
+    // so.
+    let grouped = entries().is_sorted_by_key(|n| n.name == MARKER) || entries().is_sorted_by_key(|n| n.name != MARKER);
+    if grouped || !versions.is_sorted_by(|a, b| a.key <= b.key) {
+        versions.sort_by(|a, b| a.key.cmp(&b.key).then(b.latest.cmp(&a.latest)).then(b.stored.cmp(&a.stored)));
     }
-    let versions: Vec<_> = versions.into_iter().map(|(v, _)| v).collect();
     let prefixes = document.all("CommonPrefixes").flat_map(|c| c.all("Prefix")).map(|p| text(&p.text)).collect();
     let last = versions.last().map(|v| VersionMarker { key: v.key.clone(), version: Some(v.version.to_string()) });
     let next = document.is_true("IsTruncated").then(|| match document.some("NextKeyMarker") {
@@ -374,6 +375,22 @@ mod tests {
         assert_eq!(seen, [("a b", "3", true, true), ("a b", "2", false, false), ("c", "1", true, false)]);
         assert_eq!(page.prefixes, ["p/"]);
         assert_eq!(page.next, Some(VersionMarker { key: "b+".into(), version: Some("v1".into()) }));
+    }
+
+    #[test]
+    fn a_marker_that_comes_first_is_not_the_newest_for_that() {
+        let page = page(
+            "<ListVersionsResult><DeleteMarker><Key>k</Key><VersionId>2</VersionId><IsLatest>false</IsLatest>\
+             <LastModified>2026-01-02T00:00:00.500Z</LastModified></DeleteMarker>\
+             <Version><Key>k</Key><VersionId>3</VersionId><IsLatest>true</IsLatest>\
+             <LastModified>2026-01-03T00:00:00.000Z</LastModified></Version>\
+             <Version><Key>k</Key><VersionId>1</VersionId><IsLatest>false</IsLatest>\
+             <LastModified>2026-01-01T00:00:00.000Z</LastModified></Version></ListVersionsResult>",
+        );
+        assert_eq!(page.versions.iter().map(|v| &*v.version).collect::<Vec<_>>(), ["3", "2", "1"]);
+        let marker = &page.versions[1];
+        let fraction = marker.stored.unwrap().duration_since(marker.last_modified.unwrap()).unwrap();
+        assert_eq!(fraction.as_millis(), 500);
     }
 
     #[test]

@@ -9,13 +9,15 @@
 //! 4. After a crash nobody knows whether the last commit arrived. Where it would fail for that reason, a look at the
 //!    object tells: it has the bytes of the first so many layers, or somebody else stored it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
 use crate::error::{Error, Kind, Result};
-use crate::s3::{Condition, NewObject};
+use crate::read::Object;
+use crate::s3::NewObject;
 
 use super::journal::{Blob, INLINE, Journal, Live, PendingState, Replay, Saved};
 use super::layers::Layer;
@@ -101,11 +103,15 @@ impl Writer {
             key: live.key,
             object: live.object,
             condition: live.condition,
-            replaces: Condition::None,
+            replaces: live.replaces,
             size: live.size,
             expected: 0,
             layers,
             stream: None,
+            stuck: None,
+            refused: BTreeSet::new(),
+            published: None,
+            unsettled: None,
             generation: 1,
             stored: 0,
             // It may have been sent before the crash.
@@ -290,6 +296,8 @@ impl Writer {
                     let Some(live) = s.live(id, &acked) else { return };
                     (id, Some(live))
                 }
+                // The content is stored, but not all that belongs to it.
+                Some(_) if s.unsettled == Some(s.stored) => return,
                 _ => {
                     s.acked = None;
                     s.id = None;
@@ -304,6 +312,19 @@ impl Writer {
         if let Err(e) = written {
             tracing::warn!("the journal does not know that {:?} is stored: {e}", self.key());
         }
+    }
+
+    /// The object that a commit in the background stored, and what it still lacks some of: the caller sees to that, and
+    /// then calls [`Writer::settled`]. Until then the journal has the file.
+    pub fn unsettled(&self) -> Option<(Object, NewObject)> {
+        let s = self.state.lock();
+        s.unsettled.filter(|g| *g == s.stored)?;
+        Some((s.base.clone()?, s.acked.as_ref()?.object.clone()))
+    }
+
+    pub async fn settled(&self) {
+        self.state.lock().unsettled = None;
+        self.settle_record(true).await;
     }
 
     /// The second half of [`Writer::unlink`]: not after a crash either.
@@ -429,13 +450,13 @@ impl Writer {
         for blob in blobs {
             blob.check().await.map_err(|e| e.with_key(self.key()))?;
         }
-        let Some(mut job) = self.freeze_acknowledged()? else { return Ok(None) };
-        let frozen = Running::new(self);
-        let done = commit::store(&self.io, &job).await;
+        let Some(job) = self.freeze_acknowledged()? else { return Ok(None) };
+        let mut running = Running::new(self, job);
+        let done = commit::store(&self.io, running.job()).await;
         let done = match done {
             Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Exists) => match self.recognise().await {
                 Ok(Some(committed)) => Ok(committed),
-                Ok(None) => conflict::resolve(&self.io, &mut job, e).await,
+                Ok(None) => conflict::resolve(&self.io, running.job(), e).await,
                 Err(looking) => {
                     tracing::debug!("after {e}: {looking}");
                     Err(if is_passing(looking.kind()) { looking } else { e })
@@ -443,7 +464,7 @@ impl Writer {
             },
             done => done,
         };
-        let done = frozen.end(job, done, false, false);
+        let done = running.end(done, false, false);
         if done.is_ok() {
             self.settle_record(false).await;
         }

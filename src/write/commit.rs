@@ -3,7 +3,8 @@
 //! 1. Nothing is visible before everything is there: the object appears with its one PUT or with the completion of
 //!    its upload, whose parts are counted first.
 //! 2. Never the whole file in memory: a part is gathered when its turn to be sent has come.
-//! 3. Any error ends the whole attempt and aborts the upload. The old object is what it was.
+//! 3. Any error ends the whole attempt, and the old object is what it was. The upload is aborted, but for that of a stream:
+//!    its parts are nowhere else, and the next attempt goes on with it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -153,25 +154,40 @@ async fn bytes(io: &Arc<Writes>, job: &Job) -> Result<Stored> {
     let mut clean = plan::untouched(job.visible, &dirty);
     clean.extend(job.copied.iter().map(|(range, _)| range));
     clean.sort_by_key(|r| r.start);
+    let mut refused: Option<Error> = None;
     loop {
-        let limits = io.limits();
-        match plan(&clean, job.size, &limits).map_err(|e| e.with_key(&job.key))? {
-            Plan::Put => return put(io, job).await,
+        let mut limits = io.limits();
+        limits.part_copy &= refused.is_none();
+        let stored = match plan(&clean, job.size, &limits).map_err(|e| e.with_key(&job.key))? {
+            Plan::Put => put(io, job).await?,
             Plan::Parts(parts) => {
+                let copies = parts.iter().any(|p| matches!(p, PlannedPart::Copy(_)));
                 let upload = Upload::new(io.clone(), job.key.clone(), job.object.clone());
                 let parts = parts.into_iter().zip(1..).map(|(p, n)| (n, p)).collect();
                 let done = match send_parts(io, job, &upload, parts).await {
                     // It was learnt just now that this store copies no parts.
                     Err(e) if e.kind() == Kind::Unsupported && limits.part_copy && !io.limits().part_copy => continue,
+                    // Ceph 16 refuses copies of parts to every session of a role, which may read and write all the same.
+                    Err(e) if e.kind() == Kind::Denied && copies => {
+                        refused = Some(e);
+                        continue;
+                    }
                     done => done?,
                 };
                 for source in upload.copied_from() {
                     let own = job.base.as_ref().filter(|b| **b == source);
                     unchanged(io, &source).await.map_err(|e| own.map_or(e.clone(), |b| base_error(e, b)))?;
                 }
-                return upload.complete(&done, job.size, job.condition.clone()).await;
+                upload.complete(&done, job.size, job.condition.clone()).await?
             }
+        };
+        if let Some(error) = refused {
+            tracing::warn!(
+                "these keys may not copy parts inside the store: bytes are fetched and sent from now on: {error}"
+            );
+            io.no_part_copy.store(true, Ordering::Relaxed);
         }
+        return Ok(stored);
     }
 }
 
@@ -349,6 +365,20 @@ async fn one_part(
 
 /// Completes a streamed upload: the held-back first part and the tail are still to be sent.
 async fn finish(io: &Arc<Writes>, job: &Job, stream: &Stream) -> Result<Stored> {
+    let all = stream.all.lock().clone();
+    let parts = match all {
+        Some(parts) => parts,
+        None => {
+            let parts = rest(io, job, stream).await?;
+            *stream.all.lock() = Some(parts.clone());
+            parts
+        }
+    };
+    stream.upload.complete(&parts, job.size, job.condition.clone()).await
+}
+
+/// Sends what a stream has not sent yet, and waits for what it has; all parts, in order.
+async fn rest(io: &Arc<Writes>, job: &Job, stream: &Stream) -> Result<Vec<Part>> {
     let mut rest = vec![(1, PlannedPart::Put(0..stream.shipped.start))];
     let (mut at, mut number) = (stream.shipped.end, stream.next);
     while at < job.size {
@@ -367,5 +397,5 @@ async fn finish(io: &Arc<Writes>, job: &Job, stream: &Stream) -> Result<Stored> 
     };
     parts.extend(sent);
     parts.sort_by_key(|p| p.number);
-    stream.upload.complete(&parts, job.size, job.condition.clone()).await
+    Ok(parts)
 }

@@ -47,7 +47,7 @@ impl Writer {
                 }
                 if s.stream.is_none() {
                     s.top().overlay.map(offset..end, Extent { source: source.clone(), at: source_offset });
-                    s.changed(&self.io, end);
+                    s.changed(&self.io, offset..end);
                     return Ok(len);
                 }
             }

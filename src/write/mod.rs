@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::budget::{Budget, Lease};
@@ -124,6 +124,8 @@ pub struct WriteSettings {
     /// Whether the store honours `If-Match` and `If-None-Match` on writes. Without it a HEAD just before the write
     /// takes their place.
     pub conditional_puts: bool,
+    /// Whether it does so in a bucket with versions, too.
+    pub conditional_puts_versions: bool,
     /// Remembers uploads that were begun, and with `writeback` what was acknowledged.
     pub journal: Option<Arc<Journal>>,
     /// Whether [`Writer::acknowledge`] returns when the journal has the bytes.
@@ -143,6 +145,7 @@ impl Default for WriteSettings {
             patience: Duration::from_secs(60),
             on_conflict: OnConflict::default(),
             conditional_puts: true,
+            conditional_puts_versions: true,
             journal: None,
             writeback: false,
             conditional_copies: false,
@@ -180,6 +183,9 @@ pub struct Writes {
     progress: AtomicU64,
     /// The store turned out to have no UploadPartCopy.
     no_part_copy: AtomicBool,
+    /// Whether the bucket had versions when that was asked for, and whether it was seen to have them.
+    has_versions: OnceCell<bool>,
+    saw_versions: AtomicBool,
     /// Uploads and aborts that run on their own.
     tasks: TaskTracker,
     runtime: Handle,
@@ -202,6 +208,8 @@ impl Writes {
             gathers: Arc::new(Semaphore::new(gathers)),
             progress: AtomicU64::new(0),
             no_part_copy: AtomicBool::new(false),
+            has_versions: OnceCell::new(),
+            saw_versions: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
         })
@@ -230,12 +238,13 @@ impl Writes {
         done
     }
 
-    fn progressed(&self) {
+    /// A request got done: whoever is [patient](Writes::patient) goes on waiting.
+    pub fn progressed(&self) {
         self.progress.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Waits for `f` as long as requests get done; [`Kind::Timeout`] after `patience` without any.
-    async fn patient<T>(&self, what: &str, f: impl Future<Output = T>) -> Result<T> {
+    pub async fn patient<T>(&self, what: &str, f: impl Future<Output = T>) -> Result<T> {
         tokio::pin!(f);
         loop {
             let before = self.progress.load(Ordering::Relaxed);

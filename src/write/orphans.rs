@@ -4,6 +4,7 @@
 //! The id of an upload is known only from the store's answer. A process that dies in between leaves a note with key and
 //! time alone: an upload of that key that began then, if there is only one, is the one.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -49,12 +50,13 @@ impl Writes {
 
     /// Aborts, in the background, the uploads that a dead process left.
     pub fn abort_orphans(self: &Arc<Self>, replay: &Replay) {
+        let former: Arc<HashSet<u64>> = Arc::new(replay.uploads.iter().map(|b| b.token).collect());
         for begun in replay.uploads.clone() {
-            let io = self.clone();
+            let (io, former) = (self.clone(), former.clone());
             self.runtime.spawn(async move {
                 let mut pause = FIRST_PAUSE;
                 loop {
-                    match io.abort_orphan(&begun).await {
+                    match io.abort_orphan(&begun, &former).await {
                         Ok(()) => return io.upload_ended(Some(begun.token)),
                         Err(e) if is_passing(e.kind()) => tracing::debug!("an upload is left behind for now: {e}"),
                         Err(e) => return tracing::warn!("an upload of a former mount is left behind: {e}"),
@@ -66,10 +68,11 @@ impl Writes {
         }
     }
 
-    async fn abort_orphan(&self, begun: &Begun) -> Result<()> {
+    /// `former`: the notes of all that dead processes left.
+    async fn abort_orphan(&self, begun: &Begun, former: &HashSet<u64>) -> Result<()> {
         let upload = match &begun.upload {
             Some(upload) => upload.clone(),
-            None => match self.find_orphan(begun).await? {
+            None => match self.find_orphan(begun, former).await? {
                 Some(upload) => upload,
                 None => return Ok(()),
             },
@@ -80,15 +83,16 @@ impl Writes {
         }
     }
 
-    async fn find_orphan(&self, begun: &Begun) -> Result<Option<String>> {
+    async fn find_orphan(&self, begun: &Begun, former: &HashSet<u64>) -> Result<Option<String>> {
         let (key, at) = (&begun.key, begun.at);
         let all = self.s3.list_uploads(key.as_str()).await?;
-        // Looked at after the store's answer: what this mount began meanwhile is not an orphan.
-        let (known, unknown) = match &self.settings.journal {
-            Some(journal) => journal.uploads_of(key, begun.token),
+        // Looked at after the store's answer: what this mount began meanwhile is not an orphan. Other notes without an
+        // id are not waited for, as they would wait for this one.
+        let (known, creating) = match &self.settings.journal {
+            Some(journal) => journal.uploads_of(key, former),
             None => Default::default(),
         };
-        if unknown {
+        if creating {
             return Err(Error::new(Kind::Busy, "look for an upload while another one is being created").with_key(key));
         }
         let about = |t: SystemTime| t + SLACK >= at && t <= at + SLACK;

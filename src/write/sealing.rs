@@ -122,6 +122,7 @@ impl State {
             layers: layers.iter().map(|l| l.saved.clone()).collect::<Option<_>>()?,
             object: acked.object.clone(),
             condition: self.condition.clone(),
+            replaces: self.replaces.clone(),
             attempts: acked.attempts,
             parked: acked.state == PendingState::Parked,
             reason: acked.reason.as_ref().map(Error::to_string),

@@ -1,5 +1,6 @@
 //! What a file that is being written is at one moment, and which step a change takes next. Nothing here waits.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,13 +13,13 @@ use crate::key::Key;
 use crate::read::Object;
 use crate::s3::{Condition, NewObject};
 
-use super::Writes;
 use super::acknowledge::Acknowledged;
 use super::layers::{self, Layer};
 use super::overlay::{PAGE, Piece, Stage};
 use super::ranges::RangeSet;
 use super::stream::{Layout, Stream};
 use super::upload::Upload;
+use super::{Committed, Writes};
 
 pub(super) struct State {
     pub(super) key: Key,
@@ -34,6 +35,14 @@ pub(super) struct State {
     /// Never empty.
     pub(super) layers: Vec<Layer>,
     pub(super) stream: Option<Stream>,
+    /// The commit of a stream that failed: it comes first in the next one.
+    pub(super) stuck: Option<Stuck>,
+    /// Where writes began that were refused because the store took nothing: the file is not whole without them.
+    pub(super) refused: BTreeSet<u64>,
+    /// What was stored while the caller of the commit got an error, or wanted something else.
+    pub(super) published: Option<Committed>,
+    /// The generation that a commit in the background stored without all of its access control list or tags.
+    pub(super) unsettled: Option<u64>,
     /// Counts changes; dirty while it differs from `stored`.
     pub(super) generation: u64,
     pub(super) stored: u64,
@@ -64,6 +73,19 @@ pub(super) struct Frozen {
     pub layers: usize,
     pub stop: CancellationToken,
 }
+
+/// A commit of a stream that failed. Its layers stay frozen: what was sent of them is the upload's.
+pub(super) struct Stuck {
+    /// So many layers, from the lowest; there is always one above them.
+    pub layers: usize,
+    pub generation: u64,
+    pub size: u64,
+    pub object: NewObject,
+    pub stream: Stream,
+}
+
+/// Refused writes that are remembered.
+const REFUSED_MAX: usize = 1024;
 
 /// What a change needs before it can happen.
 pub(super) enum Next {
@@ -105,9 +127,9 @@ impl State {
         out
     }
 
-    /// A stream that failed ends here; every later change gets its error.
+    /// A stream whose upload is gone ends here; every later change gets its error.
     pub(super) fn check(&mut self) -> Result<()> {
-        if let Some(e) = self.stream.as_ref().and_then(Stream::failed) {
+        if let Some(e) = self.stream.as_ref().and_then(Stream::gone) {
             tracing::error!("the bytes of {:?} written so far are lost: {e}", self.key);
             self.failed = Some(e);
             self.lost = true;
@@ -117,6 +139,25 @@ impl State {
             Some(e) if self.lost => Err(e.clone()),
             _ => Ok(()),
         }
+    }
+
+    /// A file of which writes were refused is not stored until they are repeated.
+    pub(super) fn whole(&self) -> Result<()> {
+        if self.refused.is_empty() {
+            return Ok(());
+        }
+        let unknown = || Error::new(Kind::Io, "store object: a write of it was refused").with_key(&self.key);
+        Err(self.failed.clone().unwrap_or_else(unknown))
+    }
+
+    /// A write at `offset` was refused because the store took nothing.
+    pub(super) fn refuse(&mut self, offset: u64, error: Error) -> Error {
+        let error = if error.key().is_none() { error.with_key(&self.key) } else { error };
+        self.failed = Some(error.clone());
+        if self.refused.len() < REFUSED_MAX {
+            self.refused.insert(offset);
+        }
+        error
     }
 
     pub(super) fn check_size(&self, io: &Writes, offset: u64, len: u64) -> Result<u64> {
@@ -182,6 +223,9 @@ impl State {
         if self.must_seal(io, &(offset..end)) {
             return Ok(Next::Seal);
         }
+        if let Some(Err(e)) = self.stream.as_ref().map(|s| s.go_on(io)) {
+            return Err(self.refuse(offset, e));
+        }
         // Subscribed before looking: a part that comes to rest in between is not missed.
         let waiting = self.stream.as_ref().map(|s| (s.moved(), s.in_flight()));
         if let Some((moved, n)) = &waiting
@@ -191,7 +235,7 @@ impl State {
         }
         let limit = self.memory_limit(io);
         if self.top().overlay.write(offset, bytes, &io.rooms, limit) {
-            self.changed(io, end);
+            self.changed(io, offset..end);
             return Ok(Next::Done(offset));
         }
         match (waiting, data) {
@@ -209,9 +253,10 @@ impl State {
         data
     }
 
-    /// Counts a change that reaches up to `end`, and sends what is full.
-    pub(super) fn changed(&mut self, io: &Arc<Writes>, end: u64) {
-        self.size = self.size.max(end);
+    /// Counts a change of `range`, and sends what is full.
+    pub(super) fn changed(&mut self, io: &Arc<Writes>, range: Range<u64>) {
+        self.size = self.size.max(range.end);
+        self.refused.retain(|at| !range.contains(at));
         self.generation += 1;
         if self.stream.is_none() {
             self.start_stream(io);
@@ -254,7 +299,9 @@ impl State {
 
     /// Puts an emptied top layer back into the one below, when a commit failed.
     pub(super) fn thaw(&mut self) {
-        while let [.., below, top] = &self.layers[..]
+        let frozen = self.stuck.as_ref().map_or(0, |s| s.layers);
+        while self.layers.len() > frozen + 1
+            && let [.., below, top] = &self.layers[..]
             && top.overlay.is_empty()
             && !below.sealed
         {

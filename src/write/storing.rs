@@ -6,19 +6,19 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Kind, Result};
-use crate::s3::{Condition, NewObject};
+use crate::s3::{Condition, NewObject, ends_upload};
 
 use super::commit::Job;
 use super::conflict;
 use super::layers;
-use super::state::{Frozen, State};
+use super::state::{Frozen, State, Stuck};
 use super::{Committed, Writer};
 
 impl Writer {
     /// Stores everything; `None` when nothing was dirty. Concurrent calls are one commit.
     ///
-    /// A failure aborts the upload, leaves the old object as it was and is remembered; what was written stays, so that
-    /// a later call can succeed, unless the file was streamed.
+    /// A failure leaves the old object as it was and is remembered; what was written stays, so that a later call can
+    /// succeed. The upload is aborted, unless it is that of a stream, with which the later call goes on.
     pub async fn commit(&self) -> Result<Option<Committed>> {
         let (seen, generation) = {
             let s = self.state.lock();
@@ -37,14 +37,15 @@ impl Writer {
             }
         }
         let mut last = None;
-        // A streamed upload carries the headers of its beginning: if they changed, a second round sets them.
-        for _ in 0..2 {
-            let Some(mut job) = self.freeze().await? else { break };
+        // A streamed upload carries the headers of its beginning: if they changed, another round sets them. One that
+        // failed before is completed as it was, and what came after it is stored by another round.
+        for _ in 0..3 {
+            let Some((job, repeated)) = self.freeze().await? else { break };
             let stale = job.stream.as_ref().is_some_and(|s| s.upload.object != job.object);
             let headers_only = last.is_some() && job.is_headers_only();
-            let frozen = Running::new(self);
-            let done = conflict::store(&self.io, &mut job).await;
-            match (frozen.end(job, done, stale, headers_only), &mut last) {
+            let mut running = Running::new(self, job);
+            let done = conflict::store(&self.io, running.job()).await;
+            match (running.end(done, stale, headers_only), &mut last) {
                 (Ok(done), last) => *last = Some(done),
                 // The bytes are stored: that is what was asked. The headers are the caller's to set later.
                 (Err(e), Some(stored)) if headers_only => {
@@ -52,11 +53,17 @@ impl Writer {
                     stored.headers_pending = true;
                     break;
                 }
-                (Err(e), _) => return Err(e),
+                (Err(e), stored) => {
+                    self.state.lock().published = stored.take();
+                    return Err(e);
+                }
             }
-            if !stale {
+            if !stale && !repeated {
                 break;
             }
+        }
+        if last.is_some() {
+            self.state.lock().published = None;
         }
         // Who asked for it may copy or delete the object next: a record must not bring it back after that.
         self.settle_record(true).await;
@@ -69,23 +76,32 @@ impl Writer {
         s.failed.clone().filter(|_| s.last_frozen >= s.generation)
     }
 
-    /// Freezes the layers for a commit; `None` when there is nothing to store.
-    async fn freeze(&self) -> Result<Option<Job>> {
+    /// Freezes the layers for a commit; `None` when there is nothing to store. The flag: it is one that failed before.
+    async fn freeze(&self) -> Result<Option<(Job, bool)>> {
         let _gate = self.gate().await?;
         let mut s = self.state.lock();
         if s.unlinked {
             return Ok(None);
         }
         s.check()?;
+        s.whole()?;
+        if let Some(Stuck { layers, generation, size, object, stream }) = s.stuck.take() {
+            stream.resend(&self.io);
+            s.stream = Some(stream);
+            return Ok(Some((self.job(&mut s, layers, generation, size, object), true)));
+        }
         if !s.dirty() {
             return Ok(None);
+        }
+        if let Some(stream) = &s.stream {
+            stream.resend(&self.io);
         }
         for layer in &mut s.layers {
             layer.overlay.freeze();
         }
         let (n, generation, size, object) = (s.layers.len(), s.generation, s.size, s.object.clone());
         s.push_layer();
-        Ok(Some(self.job(&mut s, n, generation, size, object)))
+        Ok(Some((self.job(&mut s, n, generation, size, object), false)))
     }
 
     /// A commit of the lowest `n` layers, which are frozen.
@@ -133,6 +149,7 @@ impl Writer {
             let mut s = self.state.lock();
             s.unlinked = true;
             s.stream = None;
+            s.stuck = None;
             s.running.as_ref().map(|frozen| frozen.stop.clone())
         };
         if let Some(stop) = stop {
@@ -140,6 +157,16 @@ impl Writer {
         }
         if let Err(e) = self.io.patient("the last upload", self.committing.lock()).await {
             tracing::warn!("delete of a file that is being stored: {e}");
+        }
+    }
+
+    /// Nobody will ask again: the upload of a stream that could not be completed is aborted.
+    pub fn give_up_upload(&self, why: &Error) {
+        let mut s = self.state.lock();
+        let (stuck, stream) = (s.stuck.take(), s.stream.take());
+        if stuck.is_some() || stream.is_some() {
+            s.failed.get_or_insert_with(|| why.clone());
+            s.lost = true;
         }
     }
 
@@ -152,24 +179,24 @@ impl Writer {
 /// A running commit: whichever way its future ends, the state learns of it.
 pub(super) struct Running<'a> {
     writer: &'a Writer,
-    ended: bool,
+    /// Until it has ended.
+    job: Option<Job>,
 }
 
-impl Running<'_> {
-    pub(super) fn new(writer: &Writer) -> Running<'_> {
-        Running { writer, ended: false }
+impl<'a> Running<'a> {
+    pub(super) fn new(writer: &'a Writer, job: Job) -> Running<'a> {
+        Running { writer, job: Some(job) }
     }
 
-    /// `stale`: the stored object does not carry the headers of `job` yet. `headers_only`: its bytes are stored
+    pub(super) fn job(&mut self) -> &mut Job {
+        // Invariant: only `end` and `drop` take it.
+        self.job.as_mut().expect("a commit that runs has a job")
+    }
+
+    /// `stale`: the stored object does not carry the headers of the job yet. `headers_only`: its bytes are stored
     /// whatever `done` says.
-    pub(super) fn end(
-        mut self,
-        job: Job,
-        done: Result<Committed>,
-        stale: bool,
-        headers_only: bool,
-    ) -> Result<Committed> {
-        self.ended = true;
+    pub(super) fn end(mut self, done: Result<Committed>, stale: bool, headers_only: bool) -> Result<Committed> {
+        let job = self.job.take();
         let mut s = self.writer.state.lock();
         let frozen = s.running.take();
         let generation = frozen.as_ref().map_or(s.generation, |f| f.generation);
@@ -188,14 +215,13 @@ impl Running<'_> {
                 }
                 s.failed = None;
                 s.stored = if stale { s.stored } else { generation };
+                // In the foreground the caller is told, and sees to it.
+                s.unsettled = job.filter(|j| j.background && j.object.needs_settling()).map(|_| generation);
                 Ok(committed)
             }
             Err(e) => {
-                let e = if e.key().is_none() { e.with_key(&job.key) } else { e };
-                if job.stream.is_some() {
-                    tracing::error!("the bytes of {:?} written so far are lost: {e}", job.key);
-                    s.lost = true;
-                }
+                let e = if e.key().is_none() { e.with_key(&s.key) } else { e };
+                s.keep(job, frozen, &e);
                 if headers_only {
                     s.stored = generation;
                 } else {
@@ -208,20 +234,32 @@ impl Running<'_> {
     }
 }
 
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        if self.ended {
+impl State {
+    /// What becomes of a commit that failed: the upload of a stream is kept for the next one.
+    fn keep(&mut self, job: Option<Job>, frozen: Option<Frozen>, error: &Error) {
+        let Some((job, frozen)) = job.zip(frozen) else { return };
+        let Job { stream: Some(stream), size, object, .. } = job else { return };
+        if ends_upload(error) || self.unlinked {
+            tracing::error!("the {} bytes of {:?} written so far are lost: {error}", size, self.key);
+            self.lost = true;
             return;
         }
+        self.stuck = Some(Stuck { layers: frozen.layers, generation: frozen.generation, size, object, stream });
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let Some(job) = self.job.take() else { return };
         let mut s = self.writer.state.lock();
-        if let Some(frozen) = s.running.take() {
+        let error = Error::new(Kind::Io, "store object: interrupted").with_key(&s.key);
+        let frozen = s.running.take();
+        if let Some(frozen) = &frozen {
             s.ended += 1;
             s.last_frozen = frozen.generation;
         }
-        // The job, and a stream in it, went with the future.
-        let sent = s.layers.iter().any(|l| !l.shipped.is_empty());
-        s.lost |= sent;
-        s.failed = Some(Error::new(Kind::Io, "store object: interrupted").with_key(&s.key));
+        s.keep(Some(job), frozen, &error);
+        s.failed = Some(error);
         s.thaw();
     }
 }

@@ -4,8 +4,8 @@
 //!    is held back to the end, for media and archive writers rewrite their header.
 //! 2. Nobody knows how large the file gets: parts double every tenth of the part numbers, so that the last number
 //!    reaches the largest object. They are of one size where the store wants that, or the size is announced.
-//! 3. A part that fails after its retries is a failure of the file: the bytes are gone from here. The next write or
-//!    commit reports it, and the upload is aborted.
+//! 3. The bytes of a part stay here until the store has it. One that fails after its retries is sent again by the next
+//!    change, whose application hears of it only when that fails, too, and by every commit.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Kind, Result};
-use crate::s3::Part;
+use crate::s3::{Part, ends_upload};
 
 use super::overlay::{Origin, PAGE, Taken};
 use super::upload::Upload;
-use super::{Limits, Writes, plan, staging};
+use super::{Limits, Writes, is_passing, plan, staging};
 
 /// The sizes of the parts of a streamed upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,11 +64,28 @@ impl Layout {
     }
 }
 
+/// A part and its bytes.
+struct Unsent {
+    number: u32,
+    /// Where it begins in the object.
+    at: u64,
+    size: u64,
+    taken: Taken,
+    /// It was sent before, and not taken.
+    again: bool,
+}
+
 #[derive(Default)]
 struct Sent {
     done: Vec<Part>,
     in_flight: usize,
+    /// What the store did not take, and why.
+    unsent: Vec<Unsent>,
     failed: Option<Error>,
+    /// The application has heard of it.
+    told: bool,
+    /// The upload can never be completed.
+    gone: Option<Error>,
 }
 
 struct Shared {
@@ -86,6 +103,8 @@ pub(super) struct Stream {
     pub next: u32,
     /// What is sent or on its way; starts behind the first part.
     pub shipped: Range<u64>,
+    /// All parts, once the store has them; only the completion is missing.
+    pub all: Mutex<Option<Vec<Part>>>,
     shared: Arc<Shared>,
 }
 
@@ -103,6 +122,7 @@ impl Stream {
             layout,
             next: 2,
             shipped: first..first,
+            all: Mutex::default(),
             shared: Arc::new(Shared {
                 sent: Mutex::default(),
                 moved: watch::Sender::new(0),
@@ -111,8 +131,9 @@ impl Stream {
         }
     }
 
-    pub fn failed(&self) -> Option<Error> {
-        self.shared.sent.lock().failed.clone()
+    /// Why the upload can never be completed.
+    pub fn gone(&self) -> Option<Error> {
+        self.shared.sent.lock().gone.clone()
     }
 
     pub fn in_flight(&self) -> usize {
@@ -130,24 +151,62 @@ impl Stream {
         let (at, size) = (self.shipped.end, self.layout.size(number));
         self.next += 1;
         self.shipped.end += size;
+        self.send(io, Unsent { number, at, size, taken, again: false });
+    }
+
+    /// Before a change: sends again what the store did not take. Errors: that of a part, when it was sent again already
+    /// or will not be taken for a reason that does not pass; the change after that tries anew.
+    pub fn go_on(&self, io: &Arc<Writes>) -> Result<()> {
+        {
+            let mut sent = self.shared.sent.lock();
+            let Some(error) = sent.failed.clone().filter(|_| !sent.unsent.is_empty()) else { return Ok(()) };
+            if !sent.told && (sent.unsent.iter().any(|p| p.again) || !is_passing(error.kind())) {
+                sent.told = true;
+                return Err(error);
+            }
+        }
+        self.resend(io);
+        Ok(())
+    }
+
+    /// Sends again what the store did not take.
+    pub fn resend(&self, io: &Arc<Writes>) {
+        let unsent = {
+            let mut sent = self.shared.sent.lock();
+            sent.told = false;
+            std::mem::take(&mut sent.unsent)
+        };
+        for part in unsent {
+            self.send(io, Unsent { again: true, ..part });
+        }
+    }
+
+    fn send(&self, io: &Arc<Writes>, part: Unsent) {
         self.shared.sent.lock().in_flight += 1;
         let (io2, upload, shared) = (io.clone(), self.upload.clone(), self.shared.clone());
         io.runtime.spawn(io.tasks.track_future(async move {
             let done = tokio::select! {
                 biased;
-                () = shared.stop.cancelled() => Err(Error::new(Kind::Io, "upload part: stopped")),
-                done = send(&io2, &upload, number, at..at + size, taken) => done,
+                () = shared.stop.cancelled() => None,
+                done = send(&io2, &upload, &part) => Some(done),
             };
             // Before the wake-up: whoever sees the last part at rest may drop the upload and must be the last.
             drop(upload);
             let mut sent = shared.sent.lock();
             sent.in_flight -= 1;
             match done {
-                Ok(part) => sent.done.push(part),
-                Err(e) => {
-                    sent.failed.get_or_insert(e);
+                Some(Ok(done)) => sent.done.push(done),
+                Some(Err(e)) if ends_upload(&e) => {
+                    sent.gone.get_or_insert(e);
                     shared.stop.cancel();
                 }
+                Some(Err(e)) => {
+                    tracing::debug!("a part is sent again later: {e}");
+                    sent.unsent.push(part);
+                    sent.failed = Some(e);
+                }
+                // Nobody wants the file any more.
+                None => {}
             }
             drop(sent);
             io2.progressed();
@@ -155,13 +214,16 @@ impl Stream {
         }));
     }
 
-    /// Waits for all parts on their way; then the parts, in order.
+    /// Waits for all parts on their way; then the parts, in order. Errors: that of one that the store did not take.
     pub async fn settle(&self, io: &Writes) -> Result<Vec<Part>> {
         let mut moved = self.moved();
         loop {
             {
                 let mut sent = self.shared.sent.lock();
-                if let Some(e) = &sent.failed {
+                if let Some(e) = &sent.gone {
+                    return Err(e.clone());
+                }
+                if let Some(e) = sent.failed.as_ref().filter(|_| !sent.unsent.is_empty()) {
                     return Err(e.clone());
                 }
                 if sent.in_flight == 0 {
@@ -175,20 +237,20 @@ impl Stream {
     }
 }
 
-async fn send(io: &Arc<Writes>, upload: &Arc<Upload>, number: u32, at: Range<u64>, taken: Taken) -> Result<Part> {
+async fn send(io: &Arc<Writes>, upload: &Arc<Upload>, part: &Unsent) -> Result<Part> {
     let _permit = io.permit(&io.uploads, "an upload slot").await?;
     upload.id().await?;
-    let (payload, _lease) = io.gather(None, &taken.pieces).await?;
-    if payload.len() != at.end - at.start {
+    let (payload, _lease) = io.gather(None, &part.taken.pieces).await?;
+    if payload.len() != part.size {
         return Err(Error::new(Kind::Io, "upload part: wrong length").with_key(&upload.key));
     }
-    let part = upload.send(number, at.start, payload, None).await?;
-    for piece in &taken.pieces {
+    let done = upload.send(part.number, part.at, payload, None).await?;
+    for piece in &part.taken.pieces {
         if let Origin::Staged(file) = &piece.from {
             staging::punch(file, piece.range.clone()).await;
         }
     }
-    Ok(part)
+    Ok(done)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -19,11 +19,11 @@ use crate::cache::disk;
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
 use crate::read::Object;
-use crate::s3::{Condition, Directive, NewObject, ObjectId, Part, Payload, Source, Stored};
+use crate::s3::{Condition, Directive, NewObject, ObjectId, Part, Payload, Source, Stored, Versioning};
 
 use super::extents::Extent;
 use super::overlay::{Origin, Piece};
-use super::{Writes, staging};
+use super::{Writes, is_passing, staging};
 
 /// Pauses between attempts to abort, on top of those of the client.
 const ABORT_PAUSE: Duration = Duration::from_millis(100);
@@ -47,6 +47,8 @@ pub(super) struct Upload {
     /// What parts were copied from.
     sources: Mutex<Vec<Object>>,
     complete: AtomicBool,
+    /// When (by the store's clock) its completion was first asked for: since then it may have happened.
+    asked: Mutex<Option<SystemTime>>,
     /// Takes the parts into the disk cache.
     kept: Mutex<Option<disk::Upload>>,
 }
@@ -61,6 +63,7 @@ impl Upload {
             id: OnceCell::new(),
             sources: Mutex::default(),
             complete: AtomicBool::new(false),
+            asked: Mutex::default(),
         })
     }
 
@@ -105,7 +108,8 @@ impl Upload {
         self.sources.lock().clone()
     }
 
-    /// `parts` in order; their sizes must add up to `size`.
+    /// `parts` in order; their sizes must add up to `size`. May be asked again after an error, unless
+    /// [`crate::s3::ends_upload`] says that it is the last word.
     pub async fn complete(self: &Arc<Self>, parts: &[Part], size: u64, condition: Condition) -> Result<Stored> {
         let sum: u64 = parts.iter().map(|p| p.size).sum();
         if sum != size || parts.iter().zip(1..).any(|(p, n)| p.number != n) {
@@ -113,7 +117,18 @@ impl Upload {
             return Err(Error::new(Kind::Io, what).with_key(&self.key));
         }
         let id = self.id().await?;
-        let stored = self.io.conditional(&self.key, condition, Write::Complete(id, parts)).await?;
+        let asked = *self.asked.lock();
+        let made = match asked {
+            Some(since) => self.io.s3.completed(&self.key, id, parts, since).await?,
+            None => None,
+        };
+        let stored = match made {
+            Some(stored) => stored,
+            None => {
+                self.asked.lock().get_or_insert_with(|| self.io.s3.store_time());
+                self.io.conditional(&self.key, condition, Write::Complete(id, parts)).await?
+            }
+        };
         self.complete.store(true, Ordering::Relaxed);
         if let Some(kept) = self.kept.lock().take() {
             let object = ObjectId { key: self.key.clone(), etag: stored.etag.clone(), version: None };
@@ -171,7 +186,24 @@ impl Writes {
             Write::Complete(id, parts) => self.s3.complete_upload(key, id, parts, condition).await,
         };
         self.progressed();
+        if done.as_ref().is_ok_and(|stored| stored.version.is_some()) {
+            self.saw_versions.store(true, Ordering::Relaxed);
+        }
         done
+    }
+
+    /// Whether the condition of a PUT may be ignored in silence: in a bucket with versions, by Ceph's gateway.
+    async fn may_ignore_conditions(&self) -> bool {
+        if self.settings.conditional_puts_versions && !self.s3.is_ceph() {
+            return false;
+        }
+        let ask = async || match self.s3.versioning().await {
+            Ok(versioning) => Ok(versioning != Versioning::Off),
+            // A look too many does no harm.
+            Err(e) if !is_passing(e.kind()) => Ok(true),
+            Err(e) => Err(e),
+        };
+        self.saw_versions.load(Ordering::Relaxed) || *self.has_versions.get_or_try_init(ask).await.unwrap_or(&true)
     }
 
     /// Makes an object appear, subject to `condition` in the way this store can.
@@ -180,7 +212,10 @@ impl Writes {
             return self.write_once(key, &write, &condition).await;
         }
         // Stores with conditional PUTs may ignore conditions on the others, or know them only here.
-        let plain = matches!(write, Write::Put(..));
+        let mut plain = matches!(write, Write::Put(..));
+        if plain && self.settings.conditional_puts {
+            plain = !self.may_ignore_conditions().await;
+        }
         if !plain {
             self.look(key, &condition).await?;
         }

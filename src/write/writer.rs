@@ -5,11 +5,14 @@
 //! 2. A commit (`committing`) uploads frozen layers while writes go on above them. Concurrent commits are one.
 //! 3. While a new file is streamed, bytes that were sent are no longer here: whoever wants to read or change them makes
 //!    the upload complete first and goes on with the result as the base.
-//! 4. A failed commit is remembered until one succeeds; what was written stays, so that the next one can. Only a
-//!    failed stream is lost for good, because the bytes it sent are gone.
+//! 4. A failed commit is remembered until one succeeds; what was written stays, so that the next one can. Of a stream that
+//!    is the upload with its parts; it is lost only when the store says that the upload is gone.
+//! 5. A write that was refused because the store took nothing has to be repeated before anything is stored: an
+//!    application that ignores errors must not replace the old object by half of the new one.
 //!
 //! Lock order: `naming`, `committing`, `journaling`, `gate`, `state`. `state` is never held across an await.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -24,7 +27,7 @@ use super::layers::Layer;
 use super::overlay::{Origin, Piece};
 use super::state::{Data, Next, State};
 use super::upload::base_error;
-use super::{Writes, staging};
+use super::{Committed, Writes, staging};
 
 /// How often a read starts anew because a commit replaced the base under it.
 const RETRIES: usize = 8;
@@ -73,6 +76,10 @@ impl Writer {
             expected: 0,
             layers: vec![Layer::new(size)],
             stream: None,
+            stuck: None,
+            refused: BTreeSet::new(),
+            published: None,
+            unsettled: None,
             generation: u64::from(base.is_none()),
             stored: 0,
             touched: false,
@@ -163,18 +170,21 @@ impl Writer {
                     staging::run(&self.staging_file().await?, jobs).await?;
                     let mut s = self.state.lock();
                     s.top().overlay.finish(offset, &data, pages);
-                    s.changed(&self.io, offset + data.len() as u64);
+                    s.changed(&self.io, offset..offset + data.len() as u64);
                     return Ok(offset);
                 }
                 next
             };
-            match next {
+            let waited = match next {
                 Next::Done(offset) => return Ok(offset),
-                Next::Seal | Next::Later | Next::Stage(..) => self.seal().await?,
-                Next::Wait(mut moved) => {
-                    // An error means that the stream ended: look again.
-                    let _ = self.io.patient("uploads", moved.changed()).await?;
-                }
+                Next::Seal | Next::Later | Next::Stage(..) => self.seal().await,
+                // That it did not change means that the stream ended: look again.
+                Next::Wait(mut moved) => self.io.patient("uploads", moved.changed()).await.map(|_| ()),
+            };
+            if let Err(e) = waited {
+                let mut s = self.state.lock();
+                let offset = at.unwrap_or(s.size);
+                return Err(s.refuse(offset, e));
             }
         }
     }
@@ -191,7 +201,15 @@ impl Writer {
 
     /// Completes the stream, so that what it sent can be had again.
     pub(super) async fn seal(&self) -> Result<()> {
-        self.commit().await.map(|_| ())
+        if let Some(committed) = self.commit().await? {
+            self.state.lock().published = Some(committed);
+        }
+        Ok(())
+    }
+
+    /// What was stored without [`Writer::commit`] having said so; once.
+    pub fn published(&self) -> Option<Committed> {
+        self.state.lock().published.take()
     }
 
     /// Overlay over base over zeros; short only at the end of the file.
@@ -210,13 +228,24 @@ impl Writer {
                 return self.read_staged(offset, len).await;
             }
             match self.fetch(&pieces, base.as_ref()).await {
-                // A commit of ours replaced the base meanwhile.
-                Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Stale) && self.base() != base => {}
-                Err(e) if e.kind() == Kind::Conflict => return Err(e.with_kind(Kind::Stale)),
+                Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Stale) => self.superseded(e, &base).await?,
                 done => return done,
             }
         }
         Err(Error::new(Kind::Io, "read: the file changes too fast").with_key(self.key()))
+    }
+
+    /// `base` is not in the store any more: `Ok` when it was a commit of ours that replaced it. One whose answer is still
+    /// on its way may have done so already.
+    async fn superseded(&self, error: Error, base: &Option<Object>) -> Result<()> {
+        let running = self.state.lock().running.is_some();
+        if running && self.base() == *base {
+            let _ended = self.io.patient("the commit that is under way", self.committing.lock()).await?;
+        }
+        if self.base() != *base {
+            return Ok(());
+        }
+        Err(if error.kind() == Kind::Conflict { error.with_kind(Kind::Stale) } else { error })
     }
 
     /// Makes sent bytes readable, or says why they are not.
@@ -258,8 +287,7 @@ impl Writer {
                 continue;
             }
             match self.fetch(&found, base.as_ref()).await {
-                Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Stale) && self.base() != base => {}
-                Err(e) if e.kind() == Kind::Conflict => return Err(e.with_kind(Kind::Stale)),
+                Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Stale) => self.superseded(e, &base).await?,
                 done => return done,
             }
         }
@@ -331,6 +359,11 @@ impl Writer {
                         s.stream = None;
                         s.top().shipped = 0..0;
                     }
+                    if s.stuck.as_ref().is_some_and(|k| size <= k.stream.shipped.start) {
+                        s.stuck = None;
+                        s.layers.iter_mut().for_each(|l| l.shipped = 0..0);
+                    }
+                    s.refused.retain(|at| *at < size);
                     let beyond = size..size;
                     let inside = s.stream.as_ref().is_some_and(|st| size < st.shipped.end);
                     if inside || s.must_seal(&self.io, &beyond) {
@@ -391,7 +424,7 @@ impl Writer {
                     }
                     let mut s = self.state.lock();
                     s.top().overlay.punch(range.clone());
-                    s.changed(&self.io, range.end);
+                    s.changed(&self.io, range);
                     return Ok(());
                 }
             }

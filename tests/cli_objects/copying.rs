@@ -1,5 +1,6 @@
 //! `xosfs cp` in every direction.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use xosfs::demo::{Action, Rule};
@@ -268,5 +269,94 @@ fn a_command_that_is_ended_aborts_its_upload() {
     }
     assert_eq!(child.wait().unwrap().code(), Some(1));
     place.server.knobs().clear_rules();
+    assert_eq!(place.ok(&["uploads", "ls", "s3://bucket"]), "");
+}
+
+/// Mode, modification time in nanoseconds.
+fn state(place: &Place, name: &str) -> (u32, i128) {
+    let found = std::fs::metadata(place.dir().join(name)).unwrap();
+    let since = found.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
+    (found.permissions().mode() & 0o7777, since.as_nanos().cast_signed())
+}
+
+#[test]
+fn mode_owner_and_times_are_kept_when_asked() {
+    let place = Place::new();
+    place.write("tree/run.sh", "echo");
+    place.write("tree/large", noise(6 * MIB));
+    for (name, mode, seconds) in [("tree/run.sh", 0o750, 1_500_000_000), ("tree/large", 0o604, 1_400_000_000)] {
+        let file = std::fs::File::options().write(true).open(place.dir().join(name)).unwrap();
+        file.set_permissions(std::fs::Permissions::from_mode(mode)).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + Duration::new(seconds, 123_456_789)).unwrap();
+    }
+    place.ok(&["cp", "-rp", "-o", "part_size=5M", "--metadata", "who=me", "tree", "s3://bucket/up"]);
+    let metadata = place.json(&["stat", "--json", "s3://bucket/up/run.sh"])["metadata"].take();
+    assert_eq!((&*metadata["mode"].to_string(), &metadata["who"]), ("\"33256\"", &"me".into()), "{metadata}");
+    assert_eq!(metadata["mtime"], "1500000000.123456789");
+    assert_eq!(metadata["uid"], nix::unistd::geteuid().to_string());
+    place.ok(&["cp", "-r", "--preserve", "-o", "part_size=5M", "s3://bucket/up", "down"]);
+    for name in ["run.sh", "large"] {
+        assert_eq!(state(&place, &format!("down/{name}")), state(&place, &format!("tree/{name}")), "{name}");
+    }
+    // Also when it is fetched again over what is there, and by one that is resumed.
+    place.ok(&["cp", "-p", "--resume", "s3://bucket/up/run.sh", "down/large"]);
+    assert_eq!(state(&place, "down/large"), state(&place, "tree/run.sh"));
+    // An object of another tool has the time at which it was stored.
+    place.put("plain", "x");
+    let stored = place.json(&["stat", "--json", "s3://bucket/plain"])["modified"].as_str().unwrap().to_owned();
+    let stored: jiff::Timestamp = stored.parse().unwrap();
+    place.ok(&["cp", "-p", "s3://bucket/plain", "plain"]);
+    assert_eq!(state(&place, "plain").1 / 1_000_000_000, i128::from(stored.as_second()));
+    // Nobody asked.
+    place.ok(&["cp", "tree/run.sh", "s3://bucket/bare"]);
+    assert_eq!(place.json(&["stat", "--json", "s3://bucket/bare"])["metadata"], serde_json::json!({}));
+    place.ok(&["cp", "s3://bucket/up/run.sh", "bare"]);
+    assert_ne!(state(&place, "bare").1, state(&place, "tree/run.sh").1);
+    let told = place.fails(2, &["cp", "-p", "s3://bucket/plain", "-"]);
+    assert_eq!(told, "--preserve and `-` exclude each other: a pipe has no mode and no time");
+}
+
+#[test]
+fn a_copy_inside_the_store_keeps_its_list_and_time_when_asked() {
+    let place = Place::new();
+    place.write("f", "text");
+    place.ok(&["cp", "--metadata", "a=b", "--tags", "t=1", "--storage-class", "STANDARD_IA", "f", "s3://bucket/from"]);
+    let stored = place.json(&["stat", "--json", "s3://bucket/from"]);
+    let list =
+        |key: &str| place.json(&["object", "acl", "get", "--json", &format!("s3://bucket/{key}")])["Grants"].take();
+    for given in
+        [&["--canned", "public-read"][..], &["--grant", "READ AllUsers", "--grant", "READ_ACP AuthenticatedUsers"]]
+    {
+        let mut set = vec!["object", "acl", "set", "s3://bucket/from"];
+        set.extend(given);
+        place.ok(&set);
+        place.ok(&["cp", "s3://bucket/from", "s3://bucket/bare"]);
+        assert_eq!(list("bare").as_array().unwrap().len(), 1);
+        place.ok(&["cp", "-p", "s3://bucket/from", "s3://bucket/kept"]);
+        assert_eq!(list("kept"), list("from"), "{given:?}");
+        let kept = place.json(&["stat", "--json", "s3://bucket/kept"]);
+        assert_eq!((&kept["storage_class"], &kept["tag_count"]), (&"STANDARD_IA".into(), &1.into()), "{kept}");
+        assert_eq!(kept["metadata"]["a"], "b");
+        let time: f64 = kept["metadata"]["mtime"].as_str().unwrap().parse().unwrap();
+        let modified: jiff::Timestamp = stored["modified"].as_str().unwrap().parse().unwrap();
+        assert_eq!(time as i64, modified.as_second());
+        // A list that is given wins.
+        place.ok(&["cp", "-p", "--acl", "private", "s3://bucket/from", "s3://bucket/given"]);
+        assert_eq!(list("given").as_array().unwrap().len(), 1);
+    }
+}
+
+#[test]
+fn a_large_object_whose_parts_may_not_be_copied_is_copied_in_one_request() {
+    let place = Place::new();
+    place.server.store().put_synthetic("bucket", "large", 2 << 30);
+    // Ceph 16 refuses copies of parts to every session of a role.
+    place.server.knobs().fail(Rule::new("UploadPartCopy", Action::Status(403, "AccessDenied".into())).always());
+    place.ok(&["object", "tags", "set", "s3://bucket/large", "-t", "team=web"]);
+    place.clear();
+    place.ok(&["cp", "s3://bucket/large", "s3://bucket/copy"]);
+    assert_eq!((place.count("CopyObject"), place.count("GetObject")), (1, 0));
+    let stat = place.json(&["stat", "--json", "s3://bucket/copy"]);
+    assert_eq!((stat["size"].as_u64(), stat["tag_count"].as_u64()), (Some(2 << 30), Some(1)), "{stat}");
     assert_eq!(place.ok(&["uploads", "ls", "s3://bucket"]), "");
 }

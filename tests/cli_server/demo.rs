@@ -89,6 +89,23 @@ fn serve_only_prints_what_programs_need_and_ready() {
 }
 
 #[test]
+fn a_slow_server_answers_late_and_says_what_it_was_asked() {
+    let args = ["--serve-only", "--latency", "150", "--bandwidth", "1M"];
+    let mut demo = Demo::start(&args, "ready");
+    let out = demo.out();
+    let settings = out.lines().filter_map(|l| l.split_once('='));
+    let mut ls = command(env!("CARGO_BIN_EXE_xosfs"));
+    let begun = std::time::Instant::now();
+    assert_eq!(run(ls.envs(settings).args(["ls", "s3://demo"])).code, Some(0));
+    assert!(begun.elapsed() >= std::time::Duration::from_millis(150), "{:?}", begun.elapsed());
+    demo.signal(Signal::SIGUSR1);
+    until("the counts are printed", || demo.out().ends_with("}\n"));
+    let counts: serde_json::Value = serde_json::from_str(demo.out().lines().last().unwrap()).unwrap();
+    assert_eq!(counts["requests"]["ListObjectsV2"], 1, "{counts}");
+    demo.end(Signal::SIGTERM);
+}
+
+#[test]
 fn what_is_wrong_with_a_demo_is_one_line() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
@@ -107,6 +124,12 @@ fn what_is_wrong_with_a_demo_is_one_line() {
     }
     let ran = run(command(env!("CARGO_BIN_EXE_xosfs")).args(["demo", "--serve-only", "--listen", "here"]));
     assert!(ran.code == Some(2) && ran.err.contains("--listen"), "{ran:?}");
+    for (name, value, part) in
+        [("--latency", "soon", "soon"), ("--latency", "60001", "60000"), ("--bandwidth", "1", "range")]
+    {
+        let ran = run(command(env!("CARGO_BIN_EXE_xosfs")).args(["demo", "--serve-only", name, value]));
+        assert!(ran.code == Some(2) && ran.err.contains(name) && ran.err.contains(part), "{ran:?}");
+    }
 }
 
 fn installed(program: &str) -> bool {

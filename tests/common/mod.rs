@@ -374,6 +374,17 @@ impl TestMount {
     /// Of a part of the bucket, say: `source` is what `xosfs mount` is given.
     #[track_caller]
     pub fn of(server: &TestServer, source: &str, options: &[&str]) -> TestMount {
+        TestMount::start(server, source, options, &[])
+    }
+
+    /// With variables in the daemon's environment.
+    #[track_caller]
+    pub fn with_env(server: &TestServer, options: &[&str], env: &[(&str, &str)]) -> TestMount {
+        TestMount::start(server, &server.bucket, options, env)
+    }
+
+    #[track_caller]
+    fn start(server: &TestServer, source: &str, options: &[&str], env: &[(&str, &str)]) -> TestMount {
         let temp = temp_dir();
         let dir = temp.path().join("mnt");
         fs::create_dir(&dir).unwrap();
@@ -386,7 +397,7 @@ impl TestMount {
         let mut c = command(binary());
         server.set_env(&mut c);
         let out = fs::File::create(&log).unwrap();
-        c.env("STATE_DIRECTORY", temp.path().join("state"));
+        c.env("STATE_DIRECTORY", temp.path().join("state")).envs(env.iter().copied());
         c.arg("mount").arg(source).arg(&dir).args(["--foreground", "-o", &all.join(",")]);
         c.stdout(out.try_clone().unwrap()).stderr(out);
         let child = c.spawn().expect("the binary starts");
@@ -524,8 +535,7 @@ fn watch(pid: u32) -> Arc<(Mutex<bool>, Condvar)> {
 }
 
 /// Keeps tests of one process apart. Whoever starts a program forks: the child has all files that other threads have
-/// open, until it closes them on its way to the program. A mount takes that for what it is, a close(2), and stores a
-/// file half-written by another test, or finds it open when that test has closed it.
+/// open, until it closes them on its way to the program: a mount finds a file open when another test has closed it.
 pub fn alone() -> std::sync::MutexGuard<'static, ()> {
     static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -8,12 +8,12 @@ use xosfs::demo::{Action, Attributes, Rule};
 use xosfs::fs::setattr::Change;
 
 impl Mount {
-    async fn attribute(&self, path: &str, name: &str) -> Result<String> {
+    pub(super) async fn attribute(&self, path: &str, name: &str) -> Result<String> {
         let ino = self.stat(path).await?.ino;
         self.getxattr(ino, name).await.map(|v| String::from_utf8(v).unwrap())
     }
 
-    async fn set(&self, path: &str, name: &str, value: &str) -> Result<()> {
+    pub(super) async fn set(&self, path: &str, name: &str, value: &str) -> Result<()> {
         let ino = self.stat(path).await?.ino;
         self.setxattr(ino, name, value.as_bytes(), false, false).await
     }

@@ -126,3 +126,64 @@ async fn unsupported_is_remembered() {
     m.rename("f", "renamed").await.unwrap();
     assert_eq!(w.requests().get("GetObjectAcl"), None);
 }
+
+// R75
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_waits_for_another_one_on_the_file_has_a_deadline() {
+    let w = world();
+    w.put("f", "x");
+    let m = w.mount_with("op_timeout=1s,connect_timeout=1s,read_timeout=1s,metadata_ttl=1m");
+    let ino = m.stat("f").await.unwrap().ino;
+    // Somebody changes it and gets nothing done.
+    let inode = m.inode(ino).unwrap();
+    let held = inode.changing.lock().await;
+    w.requests();
+    let (class, meta) = (m.set("f", "user.s3.storage-class", "COLD"), m.set("f", "user.note", "x"));
+    let (unlink, rename) = (m.unlink("f"), m.rename("f", "g"));
+    let open = m.open("f", read_write());
+    let (class, meta, unlink, rename, open) = tokio::join!(class, meta, unlink, rename, open);
+    assert_eq!((kind(class), kind(meta), kind(unlink)), (Kind::Timeout, Kind::Timeout, Kind::Timeout));
+    assert_eq!((kind(rename), kind(open)), (Kind::Timeout, Kind::Timeout));
+    let error = truncate(&m, ino).await.unwrap_err();
+    assert_eq!((error.errno(), error.key()), (libc::ETIMEDOUT, Some("f")));
+    let sent = w.requests();
+    assert!(!sent.keys().any(|k| ["DeleteObject", "CopyObject", "PutObject"].contains(&k.as_str())), "{sent:?}");
+    drop(held);
+    m.set("f", "user.note", "x").await.unwrap();
+    m.rename("f", "g").await.unwrap();
+    m.unlink("g").await.unwrap();
+    assert!(w.keys().is_empty());
+}
+
+// R75
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_queue_up_at_a_store_that_hangs_fail_together() {
+    let w = world();
+    w.put("f", "x");
+    let m = w.mount_with("op_timeout=1s,connect_timeout=1s,read_timeout=1s,metadata_ttl=1m");
+    m.stat("f").await.unwrap();
+    m.set("f", "user.note", "known").await.unwrap();
+    assert!(m.drain(std::time::Duration::from_secs(20)).await.is_empty());
+    w.requests();
+    w.server.knobs().fail(Rule::new("CopyObject", Action::Stall(std::time::Duration::from_secs(30))).always());
+    let calls: Vec<_> = (0..8)
+        .map(|_| {
+            let m = Mount(m.0.clone());
+            tokio::spawn(async move { kind(m.set("f", "user.s3.storage-class", "STANDARD_IA").await) })
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), Kind::Timeout);
+    }
+    // One after the other they would each have asked the store, and each have waited for all before it.
+    let copies = w.server.knobs().hits();
+    assert!(copies < 4, "{copies} of 8 asked");
+    w.server.knobs().clear_rules();
+    m.set("f", "user.s3.storage-class", "STANDARD_IA").await.unwrap();
+}
+
+/// truncate(2).
+async fn truncate(m: &Mount, ino: xosfs::fs::Ino) -> Result<()> {
+    let change = xosfs::fs::setattr::Change { size: Some(0), ..Default::default() };
+    m.setattr(ino, None, change).await.map(|_| ())
+}

@@ -10,10 +10,13 @@ mod common;
 
 mod attributes;
 mod errors;
+mod history;
 mod mounted;
 mod names;
 mod rename;
+mod settling;
 mod staging;
+mod streamed;
 mod versions;
 mod writing;
 

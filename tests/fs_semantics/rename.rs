@@ -1,6 +1,7 @@
 //! Rename and delete.
 
 use super::*;
+use xosfs::demo::{Action, Rule};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rename_of_a_file_being_written() {
@@ -60,4 +61,19 @@ async fn unlink_removes_the_name_at_once() {
     m.unlink("kept").await.unwrap();
     assert_eq!(w.get("kept"), None);
     assert_eq!(w.server.store().versions(BUCKET, "kept").len(), 2, "the version and a delete marker");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rename_of_a_large_file_whose_parts_may_not_be_copied() {
+    let w = world();
+    w.server.store().put_synthetic(BUCKET, "large", 2 << 30);
+    // Ceph 16 refuses copies of parts to every session of a role.
+    w.server.knobs().fail(Rule::new("UploadPartCopy", Action::Status(403, "AccessDenied".into())).always());
+    let m = w.mount();
+    m.set("large", "user.s3.tags", "team=web").await.unwrap();
+    m.rename("large", "moved").await.unwrap();
+    assert_eq!(w.keys(), ["moved"]);
+    assert_eq!(m.stat("moved").await.unwrap().attr.size, 2 << 30);
+    assert_eq!(w.mount().attribute("moved", "user.s3.tags").await.unwrap(), "team=web");
+    assert_eq!(w.server.store().uploads(BUCKET), vec![], "no upload is left behind");
 }

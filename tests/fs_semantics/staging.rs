@@ -65,8 +65,7 @@ fn read_write(path: &Path) -> File {
     OpenOptions::new().read(true).write(true).open(path).unwrap()
 }
 
-/// What the store holds. Not by a program: a child process inherits and closes the descriptors that are open here, and
-/// each such close stores the file (R10).
+/// What the store holds. Not by a program: a child process inherits the descriptors that are open here.
 fn stored(server: &TestServer, key: &str) -> Vec<u8> {
     let embedded = server.embedded_server().expect("these tests run on the embedded server");
     embedded.store().get(&server.bucket, key).unwrap_or_default().to_vec()

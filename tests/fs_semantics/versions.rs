@@ -72,6 +72,26 @@ async fn only_the_store_can_say_that_a_file_is_missing() {
     }
 }
 
+// R7
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_may_not_list_find_and_make_files_by_name() {
+    let w = world();
+    w.put("there", "x");
+    w.put("dir/file", "y");
+    let m = w.mount();
+    let refused = |operation| Rule::new(operation, Action::Status(403, "AccessDenied".into())).always();
+    w.server.knobs().fail(refused("ListObjectsV2"));
+    w.server.knobs().fail(refused("ListObjects"));
+    assert_eq!(m.read("there").await.unwrap(), "x");
+    assert!(m.find("missing").await.unwrap().is_none(), "the store said 404 of the key itself");
+    m.write("made", b"new").await.unwrap();
+    assert_eq!(w.get("made").unwrap(), "new");
+    assert!(m.find("dir").await.unwrap().is_none(), "directories are what listings show");
+    // As AWS answers keys without the right to list: a missing object looks like a forbidden one.
+    w.server.knobs().fail(refused("HeadObject"));
+    assert_eq!(kind(m.find("not-there-either").await), Kind::Denied);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn kernel_pages_follow_the_version() {
     let w = world();
@@ -87,4 +107,25 @@ async fn kernel_pages_follow_the_version() {
         m.close(opened.fh).await.unwrap();
     }
     assert_eq!(kept, [false, true, false, true]);
+}
+
+/// The store has the new version and its answer is still on the way: the bytes that are not in memory come from the
+/// new one.
+// R5 R22
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_while_a_commit_is_being_answered_sees_what_was_written() {
+    let w = world();
+    w.put("f", vec![b'o'; (24 * MIB) as usize]);
+    let m = w.mount();
+    let fh = m.open("f", read_write()).await.unwrap().fh;
+    m.put_at(fh, 0, b"new").await.unwrap();
+    w.server.knobs().fail(Rule::new("CompleteMultipartUpload", Action::Stall(std::time::Duration::from_secs(1))));
+    let fs = m.0.clone();
+    let commit = tokio::spawn(async move { fs.fsync(fh).await });
+    let within = std::time::Duration::from_secs(20);
+    common::eventually(within, "the store has the new version", || w.get("f").is_some_and(|f| f.starts_with("new")));
+    assert_eq!(m.at(fh, 20 * MIB, 4).await.unwrap(), "oooo");
+    commit.await.unwrap().unwrap();
+    assert_eq!(m.at(fh, 0, 4).await.unwrap(), "newo");
+    m.close(fh).await.unwrap();
 }

@@ -76,6 +76,21 @@ async fn exclusive_create_without_conditional_puts_checks_just_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn exclusive_create_where_versions_make_the_store_ignore_conditions_checks_just_before() {
+    let w = world();
+    w.server.knobs().set(|b| b.ceph = true);
+    w.server.store().enable_versioning(BUCKET);
+    let (m, other) = (w.mount(), w.mount());
+    let exclusive = OpenMode::of_flags(libc::O_RDWR | libc::O_CREAT | libc::O_EXCL);
+    let (a, b) = (m.create("f", exclusive).await.unwrap(), other.create("f", exclusive).await.unwrap());
+    m.put_at(a, 0, b"first").await.unwrap();
+    other.put_at(b, 0, b"second").await.unwrap();
+    m.close(a).await.unwrap();
+    assert_eq!(kind(other.close(b).await), Kind::Exists);
+    assert_eq!((w.get("f").unwrap(), w.server.store().versions(BUCKET, "f").len()), ("first".into(), 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn last_commit_wins() {
     let w = world();
     let (a, b) = (w.mount(), w.mount());

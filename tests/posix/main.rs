@@ -1,8 +1,8 @@
 //! System calls on a real mount: what a program gets that uses more of POSIX than open, read, write and close.
 //!
 //! 1. Where the outcome can be computed, an array of bytes is the oracle; what was stored is read by rclone.
-//! 2. A command that is being started holds copies of all descriptors of this process for a moment, and its closing them
-//!    stores files and keeps mounts busy. So the tests run one at a time, and what wants to see that something is not
+//! 2. A command that is being started holds copies of all descriptors of this process for a moment, and that keeps
+//!    files open and mounts busy. So the tests run one at a time, and what wants to see that something is not
 //!    stored yet is a process of its own: see [`python`].
 //! 3. Calls that Rust's library does not have go through `libc`, with the errno looked at.
 
@@ -11,6 +11,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod forks;
 mod names;
 mod ranges;
 mod writing;

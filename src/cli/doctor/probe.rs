@@ -113,7 +113,10 @@ impl Probe<'_> {
 
     /// Whether a condition on a write is kept to, refused, or ignored, which is the dangerous one.
     async fn conditions(&self, findings: &mut Findings, there: &Key) -> Result<()> {
-        let (s3, relied_on) = (&self.store.s3, self.store.provider.conditional_put);
+        let (s3, provider) = (&self.store.s3, self.store.provider);
+        let asked_first = (s3.is_ceph() || !provider.conditional_put_versions)
+            && s3.versioning().await.is_ok_and(|v| v != Versioning::Off);
+        let relied_on = provider.conditional_put && !asked_first;
         let other = Condition::Match(ETag::new(OTHER));
         for (name, condition) in [("if absent", Condition::Absent), ("if match", other)] {
             match s3.put(there, self.payload.clone(), &NewObject::default(), &condition).await {
@@ -130,8 +133,7 @@ impl Probe<'_> {
                 Ok(_) if relied_on => findings.wrong(
                     name,
                     "the store ignores the condition: two machines that create one file do not notice each other",
-                    "set `provider` to what it is (h3c for an old Ceph, also where only buckets with versions do this): the mount \
-                     then asks before it writes",
+                    "set `provider` to what it is (h3c for an old Ceph): the mount then asks before it writes",
                 ),
                 Ok(_) => findings.ok(name, "is ignored; the mount asks before instead"),
             }

@@ -4,12 +4,14 @@
 //!    is acknowledged together. Records that only have to survive the death of the process wait for no fdatasync.
 //! 2. After a failed fdatasync nobody knows what is on the disk: nothing is acknowledged any more, and the writers
 //!    wait for the store instead.
-//! 3. Segments go from the oldest on, never out of order: the end of a file in a later segment must not be forgotten
+//! 3. The log is written over zeros that were synced before: an fdatasync then has no new size and no new blocks to
+//!    write down, which costs most of it ([`scan`](super::scan) has how the end is found).
+//! 4. Segments go from the oldest on, never out of order: the end of a file in a later segment must not be forgotten
 //!    before its beginning in an earlier one. What keeps an old segment alive is written again at the end of the log.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,13 +22,17 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::blob::{Blob, Place, Saved, segment_name};
-use super::record::{Record, encode};
+use super::record::{Record, Stamp, encode};
 use super::table::{Live, Table};
 use crate::error::{Error, Kind, Result};
 
 /// A segment that is longer is closed: small enough to be read into memory as a whole, large enough that files come
 /// and go within one.
 pub(super) const SEGMENT: u64 = 16 << 20;
+/// Zeros put behind the end at a time, at most. Some hundred small files, and nothing that an idle mount would miss.
+const AHEAD: u64 = 1 << 20;
+/// The share of the journal's limit that they may take.
+const AHEAD_SHARE: u64 = 16;
 /// Bytes gathered for one write.
 const BATCH: usize = 8 << 20;
 /// Segments that may pile up behind an old one before what is alive in that is written again.
@@ -66,8 +72,17 @@ pub(super) struct Log {
     pub counters: Arc<Counters>,
     file: File,
     number: u64,
+    /// Where the next frame goes.
     len: u64,
+    /// Bytes of the file: from `len` on they are zeros.
+    filled: u64,
+    /// Bytes that the journal may take.
+    limit: u64,
+    /// The last record that was written, and the last one that is safe from a power failure.
     seq: u64,
+    synced: u64,
+    /// Of this process: see [`Stamp`].
+    epoch: u64,
     broken: Option<Error>,
     unsynced: bool,
 }
@@ -86,7 +101,7 @@ fn sync_dir(dir: &std::path::Path) -> io::Result<()> {
 
 fn new_segment(dir: &std::path::Path, number: u64) -> io::Result<File> {
     let path = dir.join(segment_name(number));
-    let file = File::options().create_new(true).append(true).read(true).mode(0o600).open(path)?;
+    let file = File::options().create_new(true).write(true).read(true).mode(0o600).open(path)?;
     sync_dir(dir)?;
     Ok(file)
 }
@@ -101,18 +116,23 @@ struct Written {
 }
 
 impl Log {
-    /// Begins a new segment after `segment`.
+    /// Begins a new segment after `segment`. `seq`: the last record there is, which is synced. `limit`: bytes that the
+    /// journal may take.
     pub fn new(
         dir: Arc<PathBuf>,
         table: Arc<Mutex<Table>>,
         counters: Arc<Counters>,
-        segment: u64,
-        seq: u64,
+        (segment, seq): (u64, u64),
+        limit: u64,
     ) -> io::Result<Log> {
         let number = segment + 1;
         let file = new_segment(&dir, number)?;
         table.lock().segments.insert(number, 0);
-        let mut log = Log { dir, table, counters, file, number, len: 0, seq, broken: None, unsynced: false };
+        let (synced, broken) = (seq, None);
+        let (len, filled, unsynced) = (0, 0, false);
+        let epoch = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), number);
+        let mut log =
+            Log { dir, table, counters, file, number, len, filled, limit, seq, synced, epoch, broken, unsynced };
         if let Err(e) = log.drop_segments() {
             tracing::warn!("the journal could not be tidied up: {e}");
         }
@@ -167,7 +187,7 @@ impl Log {
         let mut seq = self.seq;
         for Request { change, done, .. } in batch {
             let start = out.len();
-            match frame(&change, seq + 1, &mut out) {
+            match frame(&change, self.stamp(seq + 1), &mut out) {
                 Ok(inline) => {
                     seq += u64::from(out.len() > start);
                     written.push(Written { change, seq, here: self.len + inline as u64, done });
@@ -178,9 +198,8 @@ impl Log {
                 }
             }
         }
-        match self.append(&out, durable, new_file) {
+        match self.append(&out, seq, durable, new_file) {
             Ok(()) => {
-                self.seq = seq;
                 for w in written {
                     self.apply(w.change, w.seq, w.here);
                     (w.done)(Ok(()));
@@ -195,26 +214,67 @@ impl Log {
         }
     }
 
-    fn append(&mut self, out: &[u8], durable: bool, new_file: bool) -> Result<()> {
+    fn stamp(&self, seq: u64) -> Stamp {
+        Stamp { seq, synced: self.synced, epoch: self.epoch }
+    }
+
+    /// `last`: the number of the last record in `out`.
+    fn append(&mut self, out: &[u8], last: u64, durable: bool, new_file: bool) -> Result<()> {
         // Before the record that names it.
         if new_file {
             sync_dir(&self.dir).map_err(|e| failed(&e))?;
         }
         if !out.is_empty() {
             self.counters.writes.fetch_add(1, Ordering::Relaxed);
-            if let Err(e) = self.file.write_all(out) {
+            if let Err(e) = self.file.write_all_at(out, self.len) {
                 let error = failed(&e);
-                // A part of it may be there: the next frame must not come behind it.
-                if self.file.set_len(self.len).is_err() {
+                // A part of it may be there: it must not be found behind the next frame.
+                if self.cut().is_err() {
                     self.broken = Some(error.clone());
                 }
                 return Err(error);
             }
             self.len += out.len() as u64;
+            self.seq = last;
             self.unsynced = true;
-            self.table.lock().segments.insert(self.number, self.len);
+            if self.len > self.filled {
+                self.filled = self.len;
+                self.table.lock().segments.insert(self.number, self.filled);
+                if durable {
+                    self.fill();
+                }
+            }
         }
         if durable { self.sync() } else { Ok(()) }
+    }
+
+    /// Puts zeros behind the end, for the next records to be written over. They go to the disk with the record before
+    /// them; where there is no room, the log is appended to.
+    fn fill(&mut self) {
+        static ZEROS: [u8; 128 << 10] = [0; 128 << 10];
+        let free = self.limit.saturating_sub(self.table.lock().bytes());
+        let zeros = AHEAD.min(self.limit / AHEAD_SHARE).min(free).min(SEGMENT.saturating_sub(self.len));
+        let end = self.len + zeros;
+        let mut at = self.len;
+        while at < end {
+            let n = (end - at).min(ZEROS.len() as u64);
+            if let Err(e) = self.file.write_all_at(&ZEROS[..n as usize], at) {
+                tracing::debug!("no room for the next records of the journal yet: {e}");
+                let _ = self.cut();
+                return;
+            }
+            at += n;
+        }
+        self.filled = end;
+        self.table.lock().segments.insert(self.number, self.filled);
+    }
+
+    /// Ends the file where the last frame ends.
+    fn cut(&mut self) -> io::Result<()> {
+        self.file.set_len(self.len)?;
+        self.filled = self.len;
+        self.table.lock().segments.insert(self.number, self.len);
+        Ok(())
     }
 
     fn sync(&mut self) -> Result<()> {
@@ -229,6 +289,7 @@ impl Log {
             return Err(error);
         }
         self.unsynced = false;
+        self.synced = self.seq;
         Ok(())
     }
 
@@ -267,8 +328,9 @@ impl Log {
         }
         // What is in it must be safe before anything behind it is.
         self.sync()?;
+        self.cut().map_err(|e| failed(&e))?;
         self.file = new_segment(&self.dir, self.number + 1).map_err(|e| failed(&e))?;
-        (self.number, self.len) = (self.number + 1, 0);
+        (self.number, self.len, self.filled) = (self.number + 1, 0, 0);
         self.table.lock().segments.insert(self.number, 0);
         self.drop_segments()?;
         let piled = self.table.lock().segments.len();
@@ -315,17 +377,16 @@ impl Log {
             let (blobs, pieces) = inline_of(&live)?;
             let change = Change::Pending(Box::new(live), blobs.into_iter().zip(pieces).collect());
             seq += 1;
-            let inline = frame(&change, seq, &mut out)?;
+            let inline = frame(&change, self.stamp(seq), &mut out)?;
             moved.push((change, seq, self.len + inline as u64));
         }
         for record in uploads {
             let change = Change::Record(record);
             seq += 1;
-            let inline = frame(&change, seq, &mut out)?;
+            let inline = frame(&change, self.stamp(seq), &mut out)?;
             moved.push((change, seq, self.len + inline as u64));
         }
-        self.append(&out, true, false)?;
-        self.seq = seq;
+        self.append(&out, seq, true, false)?;
         for (change, seq, here) in moved {
             self.apply(change, seq, here);
         }
@@ -350,10 +411,10 @@ pub(super) fn inline_of(live: &Live) -> Result<Inline> {
 }
 
 /// Appends the frame of a change; where its bytes begin.
-fn frame(change: &Change, seq: u64, out: &mut Vec<u8>) -> Result<usize> {
+fn frame(change: &Change, stamp: Stamp, out: &mut Vec<u8>) -> Result<usize> {
     match change {
         Change::Barrier => Ok(out.len()),
-        Change::Record(record) => encode(record, seq, std::iter::empty(), out),
+        Change::Record(record) => encode(record, stamp, std::iter::empty(), out),
         Change::Pending(live, blobs) => {
             let here = |layer: &Saved| {
                 let blob = layer.blob.as_ref()?;
@@ -361,7 +422,7 @@ fn frame(change: &Change, seq: u64, out: &mut Vec<u8>) -> Result<usize> {
                 Some(blobs[..at].iter().map(|(b, _)| b.len).sum())
             };
             let bytes = blobs.iter().flat_map(|(_, pieces)| pieces.iter().map(|b| &b[..]));
-            encode(&live.record(here), seq, bytes, out)
+            encode(&live.record(here), stamp, bytes, out)
         }
     }
 }

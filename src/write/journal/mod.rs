@@ -11,7 +11,8 @@
 //! What may happen between two steps, and what a replay makes of it:
 //!
 //! - Killed before the record is written: `close` did not return; data files without a record are deleted.
-//! - Killed while it is written: the torn end of the log is cut off; the same.
+//! - Killed while it is written: the torn end of the log is cut off; the same. Where the power failed, that end may be
+//!   several records of which later ones reached the disk and earlier ones did not: none was acknowledged, all are cut.
 //! - Killed after the record: it is replayed. Layers are immutable once recorded, so it is what `close` promised.
 //! - Killed while it is uploaded: nothing is visible before the end of an upload. The upload is aborted, because its
 //!   id was written down before the first part; one whose id never arrived is looked for by key and time.
@@ -37,6 +38,8 @@
 
 mod blob;
 mod log;
+#[cfg(test)]
+mod log_tests;
 mod offline;
 mod record;
 mod scan;
@@ -260,26 +263,17 @@ impl Journal {
     fn begin(dir: PathBuf, lock: Flock<File>, settings: &JournalSettings, hash: u64) -> Result<(Arc<Journal>, Replay)> {
         let dir = Arc::new(dir);
         let mut found = scan(&dir)?;
-        for (number, len) in &found.torn {
-            let path = dir.join(blob::segment_name(*number));
-            let cut = File::options().write(true).open(&path).and_then(|f| {
-                let lost = f.metadata()?.len() - len;
-                tracing::info!("{}: {lost} bytes of a record that was never acknowledged are cut off", path.display());
-                f.set_len(*len)?;
-                f.sync_all()
-            });
-            cut.map_err(|e| trouble("cut", &path, &e))?;
-        }
         for name in &found.strays {
             let _ = fs::remove_file(dir.join(name));
         }
         if !found.damage.is_empty() {
             keep_damaged(&dir);
         }
+        found.cut(&dir)?;
         let limit = settings.limit.unwrap_or_else(|| default_limit(&dir));
         let table = Arc::new(Mutex::new(std::mem::take(&mut found.table)));
         let counters = Arc::new(Counters::default());
-        let log = Log::new(dir.clone(), table.clone(), counters.clone(), found.segment, found.seq)
+        let log = Log::new(dir.clone(), table.clone(), counters.clone(), (found.segment, found.seq), limit)
             .map_err(|e| trouble("write in", &dir, &e).with_fix("check the disk of `state_dir`"))?;
         let (requests, queue) = channel();
         let thread = std::thread::Builder::new()
@@ -516,11 +510,13 @@ impl Journal {
         self.post(Record::UploadEnded { token });
     }
 
-    /// The other uploads of a key that are under way or left: their ids, and whether there is one without.
-    pub(in crate::write) fn uploads_of(&self, key: &Key, except: u64) -> (Vec<String>, bool) {
+    /// The uploads of a key that are under way or left: their ids, and whether one without is being created, which
+    /// those of `former` processes are not.
+    pub(in crate::write) fn uploads_of(&self, key: &Key, former: &HashSet<u64>) -> (Vec<String>, bool) {
         let table = self.table.lock();
-        let others: Vec<&Begun> = table.uploads.values().filter(|u| u.key == *key && u.token != except).collect();
-        (others.iter().filter_map(|u| u.upload.clone()).collect(), others.iter().any(|u| u.upload.is_none()))
+        let all = || table.uploads.values().filter(|u| u.key == *key);
+        let creating = all().any(|u| u.upload.is_none() && !former.contains(&u.token));
+        (all().filter_map(|u| u.upload.clone()).collect(), creating)
     }
 
     /// Files that are pending.

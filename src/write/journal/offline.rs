@@ -129,13 +129,10 @@ pub fn discard(state_dir: &Path, id: u64) -> Result<()> {
         if !found.table.live.contains_key(&id) {
             continue;
         }
-        for (number, len) in &found.torn {
-            let path = dir.join(super::blob::segment_name(*number));
-            let cut = File::options().write(true).open(&path).and_then(|f| f.set_len(*len));
-            cut.map_err(|e| trouble("cut", &path, &e))?;
-        }
+        found.cut(&dir)?;
+        let last = (found.segment, found.seq);
         let table = Arc::new(parking_lot::Mutex::new(found.table));
-        let log = Log::new(dir.clone(), table.clone(), Arc::new(Counters::default()), found.segment, found.seq);
+        let log = Log::new(dir.clone(), table.clone(), Arc::new(Counters::default()), last, 0);
         let log = log.map_err(|e| trouble("write in", &dir, &e))?;
         let (requests, queue) = std::sync::mpsc::channel();
         let (tell, answer) = std::sync::mpsc::channel();

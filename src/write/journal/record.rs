@@ -1,6 +1,6 @@
 //! The records of the journal as they are on disk.
 //!
-//! A frame is a fixed head (mark, lengths, sequence number, CRC-32C of all that follows the checksum), a JSON document
+//! A frame is a fixed head (mark, lengths, sequence numbers, CRC-32C of all that follows the checksum), a JSON document
 //! and the bytes that belong to it. JSON costs a few hundred bytes a record and lets an administrator read what is in
 //! a journal that no version of the program can open any more.
 
@@ -17,9 +17,14 @@ use crate::read::Object;
 use crate::s3::{Acl, Condition, ETag, Grant, Grantee, Headers, NewObject, ObjectId};
 
 /// Begins every frame; the last byte is the version of the format.
-pub(super) const MARK: u32 = u32::from_le_bytes(*b"XJ\xb6\x01");
-/// Mark, checksum, length of the document, length of the bytes, sequence number.
-pub(super) const HEAD: usize = 4 + 4 + 4 + 4 + 8;
+pub(super) const MARK: [u8; 4] = *b"XJ\xb6\x02";
+/// Frames of the first version, without the last fields of the head, are read as well.
+const MARK_1: [u8; 4] = *b"XJ\xb6\x01";
+/// What all versions of the mark begin with.
+pub(super) const MARK_ANY: [u8; 3] = *b"XJ\xb6";
+/// Mark, checksum, length of the document, length of the bytes, and the [`Stamp`].
+const HEAD: usize = HEAD_1 + 8 + 8;
+const HEAD_1: usize = 4 + 4 + 4 + 4 + 8;
 /// No document is larger: what claims to be is damage.
 const DOCUMENT_MAX: u32 = 64 << 20;
 const BYTES_MAX: u32 = 64 << 20;
@@ -93,6 +98,9 @@ pub(super) struct PendingRecord {
     pub layers: Vec<LayerRecord>,
     pub object: ObjectRecord,
     pub condition: ConditionRecord,
+    /// What the name held when a new or emptied file was opened.
+    #[serde(default)]
+    pub replaces: ConditionRecord,
     pub attempts: u32,
     pub parked: bool,
     pub reason: Option<String>,
@@ -133,8 +141,9 @@ pub(super) enum PlaceRecord {
     File(String),
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) enum ConditionRecord {
+    #[default]
     None,
     Absent,
     Match(String),
@@ -299,10 +308,21 @@ pub(super) fn time(millis: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(millis)
 }
 
+/// Where a frame belongs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub seq: u64,
+    /// The last record that was safe from a power failure when this one was written. It tells the damage of what was
+    /// promised from the end of what was not.
+    pub synced: u64,
+    /// Of the process that wrote it: somebody may have stored a file that has journals in it.
+    pub epoch: u64,
+}
+
 /// Appends a frame to `out`; where in `out` its bytes begin.
 pub(super) fn encode<'a>(
     record: &Record,
-    seq: u64,
+    stamp: Stamp,
     bytes: impl Iterator<Item = &'a [u8]> + Clone,
     out: &mut Vec<u8>,
 ) -> Result<usize> {
@@ -312,12 +332,14 @@ pub(super) fn encode<'a>(
         return Err(Error::new(Kind::TooLarge, "journal record"));
     }
     let start = out.len();
-    out.extend_from_slice(&MARK.to_le_bytes());
+    out.extend_from_slice(&MARK);
     out.extend_from_slice(&[0; 4]);
     // Both fit: see the check above.
     out.extend_from_slice(&(document.len() as u32).to_le_bytes());
     out.extend_from_slice(&(length as u32).to_le_bytes());
-    out.extend_from_slice(&seq.to_le_bytes());
+    for number in [stamp.seq, stamp.synced, stamp.epoch] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
     out.extend_from_slice(&document);
     let inline = out.len();
     for piece in bytes {
@@ -330,7 +352,7 @@ pub(super) fn encode<'a>(
 
 /// A frame found in a segment.
 pub(super) struct Frame {
-    pub seq: u64,
+    pub stamp: Stamp,
     pub record: Record,
     /// Where its bytes are in the segment.
     pub bytes: Range<u64>,
@@ -341,32 +363,48 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
+fn number(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
 /// The frame that begins at `at`, when it is whole and undamaged.
 pub(super) fn decode(segment: &[u8], at: usize) -> Option<Frame> {
-    if word(segment, at)? != MARK {
-        return None;
-    }
+    let mark = segment.get(at..at + MARK.len())?;
+    let head = match () {
+        () if mark == MARK => HEAD,
+        () if mark == MARK_1 => HEAD_1,
+        () => return None,
+    };
     let (sum, document, length) = (word(segment, at + 4)?, word(segment, at + 8)?, word(segment, at + 12)?);
     if document > DOCUMENT_MAX || length > BYTES_MAX {
         return None;
     }
-    let seq = u64::from_le_bytes(segment.get(at + 16..at + HEAD)?.try_into().ok()?);
-    let inline = at + HEAD + document as usize;
+    let seq = number(segment, at + 16)?;
+    let stamp = match head {
+        HEAD => Stamp { seq, synced: number(segment, at + 24)?, epoch: number(segment, at + 32)? },
+        // A log of the first version was appended to, so that what comes before a frame is as safe as the frame.
+        _ => Stamp { seq, synced: seq.saturating_sub(1), epoch: 0 },
+    };
+    let inline = at + head + document as usize;
     let end = inline + length as usize;
     if crc(segment.get(at + 8..end)?) != sum {
         return None;
     }
-    let record = serde_json::from_slice(&segment[at + HEAD..inline]).ok()?;
-    Some(Frame { seq, record, bytes: inline as u64..end as u64, end })
+    let record = serde_json::from_slice(&segment[at + head..inline]).ok()?;
+    Some(Frame { stamp, record, bytes: inline as u64..end as u64, end })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn stamp(seq: u64) -> Stamp {
+        Stamp { seq, synced: seq - 1, epoch: 5 }
+    }
+
     fn framed(seq: u64, bytes: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        encode(&Record::Done { id: 7 }, seq, [bytes].into_iter(), &mut out).unwrap();
+        encode(&Record::Done { id: 7 }, stamp(seq), [bytes].into_iter(), &mut out).unwrap();
         out
     }
 
@@ -376,9 +414,9 @@ mod tests {
         let second = segment.len();
         segment.extend(framed(2, b""));
         let frame = decode(&segment, 0).unwrap();
-        assert_eq!((frame.seq, &frame.record, frame.end), (1, &Record::Done { id: 7 }, second));
+        assert_eq!((frame.stamp, &frame.record, frame.end), (stamp(1), &Record::Done { id: 7 }, second));
         assert_eq!(&segment[frame.bytes.start as usize..frame.bytes.end as usize], b"abc");
-        assert_eq!(decode(&segment, second).unwrap().seq, 2);
+        assert_eq!(decode(&segment, second).unwrap().stamp, stamp(2));
     }
 
     #[test]
@@ -394,6 +432,19 @@ mod tests {
                 assert!(decode(&damaged, 0).is_none(), "bit {bit} of byte {at}");
             }
         }
+    }
+
+    #[test]
+    fn frames_of_the_first_version_are_read() {
+        let mut old = framed(9, b"bytes");
+        old[..4].copy_from_slice(&MARK_1);
+        old.drain(HEAD_1..HEAD);
+        let sum = crc(&old[8..]);
+        old[4..8].copy_from_slice(&sum.to_le_bytes());
+        let frame = decode(&old, 0).unwrap();
+        assert_eq!((frame.stamp, frame.end), (Stamp { epoch: 0, ..stamp(9) }, old.len()));
+        assert_eq!(frame.record, Record::Done { id: 7 });
+        assert_eq!(&old[frame.bytes.start as usize..], b"bytes");
     }
 
     #[test]

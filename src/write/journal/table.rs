@@ -22,6 +22,7 @@ pub(in crate::write) struct Live {
     pub layers: Vec<Arc<Saved>>,
     pub object: NewObject,
     pub condition: Condition,
+    pub replaces: Condition,
     pub attempts: u32,
     pub parked: bool,
     pub reason: Option<String>,
@@ -63,6 +64,7 @@ impl Live {
             layers: self.layers.iter().map(|l| l.record(here(l))).collect(),
             object: (&self.object).into(),
             condition: (&self.condition).into(),
+            replaces: (&self.replaces).into(),
             attempts: self.attempts,
             parked: self.parked,
             reason: self.reason.clone(),
@@ -88,6 +90,7 @@ impl Live {
             layers: layers.collect::<std::result::Result<_, _>>()?,
             object: r.object.into(),
             condition: r.condition.into(),
+            replaces: r.replaces.into(),
             attempts: r.attempts,
             parked: r.parked,
             reason: r.reason,
@@ -191,7 +194,7 @@ impl Table {
                 let key = Key::new(&key).map_err(|e| e.to_string())?;
                 if let Some(live) = self.live.get_mut(&id) {
                     live.key = key;
-                    live.condition = Condition::None;
+                    (live.condition, live.replaces) = (Condition::None, Condition::None);
                     live.seq = seq;
                 }
             }

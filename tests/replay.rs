@@ -1,0 +1,145 @@
+//! What a mount makes of the journal of one that was killed, when others have been at the store meanwhile.
+#![cfg(feature = "demo")]
+
+#[path = "common/mod.rs"]
+mod common;
+mod killable;
+
+use std::path::Path;
+
+use bytes::Bytes;
+use killable::{BUCKET, PATIENCE, World, copy_dir, world};
+use xosfs::Kind;
+use xosfs::demo::{Action, Rule};
+use xosfs::fs::file::WriteMode;
+use xosfs::write::journal::{PendingState, survey};
+
+const ON_CONFLICT: [&str; 3] = ["overwrite", "fail", "keep_both"];
+
+fn with(on_conflict: &str) -> String {
+    format!("writeback,on_conflict={on_conflict}")
+}
+
+/// The one key that is not `name`.
+fn beside(w: &World, name: &str) -> Option<String> {
+    let mut others: Vec<_> = w.server.store().list(BUCKET, "").into_iter().filter(|k| k != name).collect();
+    assert!(others.len() <= 1, "{others:?}");
+    others.pop()
+}
+
+// R89 R97
+#[test]
+fn after_a_crash_a_new_or_emptied_file_knows_what_its_name_held() {
+    for on_conflict in ON_CONFLICT {
+        for emptied in [false, true] {
+            let w = world();
+            if emptied {
+                w.server.store().put(BUCKET, "f.txt", "before");
+            }
+            let d = w.start_with(&w.state(), &with(on_conflict));
+            w.no_store();
+            d.write("f.txt", b"ours");
+            d.kill();
+            w.server.store().put(BUCKET, "f.txt", "theirs");
+            w.store_again();
+            let d = w.start_with(&w.snapshot(), &with(on_conflict));
+            let is_parked = || d.fs.pending().iter().any(|p| p.state == PendingState::Parked);
+            common::eventually(PATIENCE, "it is decided", || d.fs.pending().is_empty() || is_parked());
+            let stored = (w.get("f.txt").unwrap(), beside(&w, "f.txt").map(|k| w.get(&k).unwrap()));
+            let (ours, theirs) = (Bytes::from_static(b"ours"), Bytes::from_static(b"theirs"));
+            let expected = match on_conflict {
+                "overwrite" => (ours, None),
+                "fail" => (theirs, None),
+                _ => (theirs, Some(ours)),
+            };
+            assert_eq!(stored, expected, "{on_conflict}, emptied: {emptied}");
+            assert_eq!(is_parked(), on_conflict == "fail");
+        }
+    }
+}
+
+#[test]
+fn after_a_crash_what_was_stored_already_is_no_conflict() {
+    for on_conflict in ON_CONFLICT {
+        let w = world();
+        w.server.store().put(BUCKET, "emptied", "before");
+        let d = w.start_with(&w.state(), &with(on_conflict));
+        d.write("emptied", b"ours");
+        let before = w.snapshot();
+        d.settles();
+        d.kill();
+        let d = w.start_with(&before, &with(on_conflict));
+        assert_eq!(d.pending_keys(), ["emptied"]);
+        d.settles();
+        assert_eq!((w.get("emptied").unwrap(), beside(&w, "emptied")), (Bytes::from_static(b"ours"), None));
+    }
+}
+
+// R42
+#[test]
+fn after_a_crash_a_renamed_file_replaces_what_is_there() {
+    let w = world();
+    let d = w.start_with(&w.state(), &with("fail"));
+    w.no_store();
+    d.write_and_rename("new", b"ours", "name");
+    d.kill();
+    w.server.store().put(BUCKET, "name", "theirs");
+    w.store_again();
+    let d = w.start_with(&w.snapshot(), &with("fail"));
+    d.settles();
+    assert_eq!((w.get("name").unwrap(), beside(&w, "name")), (Bytes::from_static(b"ours"), None));
+}
+
+/// Notes of uploads in the journal below `state`, which may be in use.
+fn notes(state: &Path) -> usize {
+    let copy = common::temp_dir();
+    copy_dir(state, copy.path());
+    survey(copy.path()).unwrap().iter().map(|s| s.uploads).sum()
+}
+
+// R88
+#[test]
+fn notes_of_uploads_do_not_wait_for_each_other() {
+    let options = "stream_after=5M,part_size=5M";
+    for several in [false, true] {
+        let w = world();
+        let d = w.start_with(&w.state(), options);
+        let begun = Rule::new("CreateMultipartUpload", Action::CutBeforeAnswer);
+        w.server.knobs().fail(if several { begun.always() } else { begun });
+        w.server.knobs().fail(Rule::new("CreateMultipartUpload", Action::Drop).always());
+        for _ in 0..2 {
+            let fh = d.open("f", libc::O_WRONLY | libc::O_TRUNC).unwrap();
+            for n in 0..20u64 {
+                let bytes = Bytes::from(vec![1; 1 << 20]);
+                let _ = d.block(d.fs.write(fh, n << 20, bytes, WriteMode::default()));
+            }
+            assert!(d.close(fh).is_err());
+        }
+        d.kill();
+        w.store_again();
+        let begun = w.server.store().uploads(BUCKET).len();
+        let state = w.snapshot();
+        let notes_left = notes(&state);
+        assert!(notes_left >= 2 && if several { begun >= 2 } else { begun == 1 }, "{begun} of {notes_left}");
+        let _d = w.start_with(&state, options);
+        common::eventually(PATIENCE, "no notes", || notes(&state) == 0);
+        // Of several that may be theirs nobody knows which is which.
+        assert_eq!(w.server.store().uploads(BUCKET).len(), if several { begun } else { 0 });
+    }
+}
+
+// R89
+#[test]
+fn fsync_lets_the_store_decide_about_an_exclusive_create() {
+    let w = world();
+    let d = w.start();
+    let exclusive = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
+    let fh = d.open("lock", exclusive).unwrap();
+    d.put(fh, 0, b"ours");
+    w.server.store().put(BUCKET, "lock", "theirs");
+    assert_eq!(d.block(d.fs.fsync(fh)).unwrap_err().kind(), Kind::Exists);
+    assert_eq!(w.get("lock").unwrap(), "theirs");
+    let fh = d.open("free", exclusive).unwrap();
+    d.block(d.fs.fsync(fh)).unwrap();
+    assert_eq!(w.get("free").unwrap(), "");
+}
