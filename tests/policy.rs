@@ -52,7 +52,7 @@ fn the_sample_of_the_manual_is_sound() {
     assert!(template::template("none", "b", "").is_none());
 }
 
-// XOS-POL-03 to XOS-POL-13, CON-14, CON-15, CON-16: each part of a statement
+// XOS-POL-05 to XOS-POL-13, CON-15, CON-16: each part of a statement
 #[test]
 fn every_mistake_has_its_message() {
     for (name, value, part) in [
@@ -139,7 +139,7 @@ fn an_action_on_the_wrong_kind_of_resource_is_noticed() {
     assert_eq!(warnings(&with("Action", json!("s3:*"))), [""; 0]);
 }
 
-// XOS-STS-06, XOS-STS-11 to XOS-STS-13
+// XOS-STS-06
 #[test]
 fn a_policy_of_a_session_has_no_principal_and_2048_characters() {
     let text = with("Principal", Value::Null);

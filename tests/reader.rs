@@ -143,6 +143,42 @@ async fn a_sequential_read_makes_few_requests() {
     }
 }
 
+/// How many requests a stream takes does not depend on the order in which the pieces of its reads arrive, nor on how
+/// long the store takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_makes_the_same_requests_whatever_the_order_of_its_pieces() {
+    for (seed, latency) in [(1, 0), (2, 0), (3, 10), (4, 0), (5, 30)] {
+        let rig = Rig::new(256 * MIB).await;
+        let object = rig.synthetic("k", 64 * MIB).await;
+        rig.server.knobs().set(|b| b.latency = Duration::from_millis(latency));
+        let reader = Arc::new(rig.reads.reader(object));
+        let mut x = seed * 7919;
+        // What the kernel has on its way at the same time: up to four requests of 128 KiB, in any order.
+        let mut at = 0;
+        while at < 64 * MIB {
+            let mut pieces: Vec<u64> = (0..4).map(|n| at + n * 128 * KIB).collect();
+            for n in (1..4).rev().filter(|_| at > 0) {
+                pieces.swap(n, (random(&mut x) % (n as u64 + 1)) as usize);
+            }
+            let mut tasks = tokio::task::JoinSet::new();
+            for offset in pieces {
+                let reader = reader.clone();
+                tasks.spawn(async move {
+                    let data = read(&reader, offset, 128 * KIB).await.unwrap();
+                    assert!(data == demo::synthetic("k", offset..offset + 128 * KIB));
+                });
+            }
+            while let Some(done) = tasks.join_next().await {
+                done.unwrap();
+            }
+            at += 512 * KIB;
+        }
+        let (gets, bytes) = rig.gets();
+        assert_eq!(bytes, 64 * MIB);
+        assert!(gets <= 64 / 8 + 4, "{gets} GETs with seed {seed} and {latency} ms");
+    }
+}
+
 /// Demand 21: a random reader fetches its blocks and nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn random_reads_are_not_amplified() {
@@ -160,6 +196,41 @@ async fn random_reads_are_not_amplified() {
     let (gets, bytes) = rig.gets();
     assert_eq!(gets, blocks.len());
     assert!(bytes as f64 <= 200.0 * BLOCK as f64 * 1.1);
+}
+
+/// A random reader that goes on and on, all over an object that fits into memory, gets all of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_all_over_is_fetched_whole() {
+    let rig = Rig::new(128 * MIB).await;
+    let (size, blocks) = (48 * MIB, (48 * MIB / BLOCK as u64) as usize);
+    rig.server.knobs().set(|b| b.latency = Duration::from_millis(20));
+    let object = rig.synthetic("k", size).await;
+    // As fio does it: every thread has a handle of its own.
+    let readers = [rig.reads.reader(object.clone()), rig.reads.reader(object.clone())];
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut x = 42;
+    let mut n = 0;
+    while rig.reads.cache().stats().blocks < blocks {
+        assert!(Instant::now() < deadline, "{:?} after {n} reads", rig.reads.cache().stats());
+        let offset = random(&mut x) % (size / 4096) * 4096;
+        let data = read(&readers[n % 2], offset, 4096).await.unwrap();
+        assert!(data == demo::synthetic("k", offset..offset + 4096));
+        n += 1;
+    }
+    let (gets, bytes) = rig.gets();
+    assert_eq!(bytes, size, "no block twice");
+    assert!(gets < blocks / 2, "{gets} GETs");
+    // Too large for that.
+    let large = rig.synthetic("large", 80 * MIB).await;
+    let reader = rig.reads.reader(large);
+    rig.server.knobs().set(|b| b.latency = Duration::ZERO);
+    let mut different = std::collections::HashSet::new();
+    for _ in 0..400 {
+        let offset = random(&mut x) % (80 * MIB / 4096) * 4096;
+        different.insert(offset / BLOCK as u64);
+        read(&reader, offset, 4096).await.unwrap();
+    }
+    assert_eq!(rig.gets().0, different.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,10 +63,18 @@ impl Till {
     /// Runs `script` in the mount; returns what it sent.
     #[track_caller]
     fn spent(&mut self, script: &str) -> BTreeMap<String, u64> {
-        self.counts();
+        let spent = self.spent_of(script);
+        self.embedded().clear_log();
+        spent
+    }
+
+    /// As [`Till::spent`], and the log stays.
+    #[track_caller]
+    fn spent_of(&mut self, script: &str) -> BTreeMap<String, u64> {
+        self.embedded().clear_log();
         let ran = try_sh(self.mount.as_ref().unwrap().path(), script);
         assert_eq!(ran.code, Some(0), "{script}: {ran:?}");
-        self.counts()
+        self.embedded().counts()
     }
 
     /// `script` sends these requests and no others. All that is wrong is told at the end.
@@ -104,6 +112,125 @@ fn reading_a_small_file() {
     // Nobody has listed `d`: whether a name is a file or a directory takes both questions, at the same time.
     t.costs("cat d/h", &[(HEAD, 1), (LIST, 1), (GET, 1)]);
     t.costs("cat d/h", &[]);
+}
+
+/// A directory `d` of so many small files.
+fn many(count: usize, options: &[&str]) -> Option<Till> {
+    let till = Till::with(&[], options)?;
+    for i in 0..count {
+        till.embedded().store().put(&till.server.bucket, &format!("d/{i:04}"), format!("content of {i}\n"));
+    }
+    till.mount.as_ref().unwrap().sh("ls; stat d");
+    till.embedded().clear_log();
+    Some(till)
+}
+
+impl Till {
+    /// The keys of the GETs since the log was cleared.
+    fn got(&self) -> Vec<String> {
+        let log = self.embedded().log();
+        log.iter().filter(|r| r.operation == GET).map(|r| r.key.clone()).collect()
+    }
+
+    /// `script` reads so many files, one GET each; what else is sent is a LIST and a HEAD of each directory at most.
+    #[track_caller]
+    fn reads_each_once(&mut self, script: &str, files: usize, directories: u64) {
+        let spent = self.spent_of(script);
+        let mut got = self.got();
+        got.sort_unstable();
+        let total = got.len();
+        got.dedup();
+        assert_eq!((got.len(), total), (files, files), "{script}: each file once");
+        let others: u64 = spent.iter().filter(|(name, _)| *name != GET).map(|(_, n)| n).sum();
+        let (heads, lists) = (spent.get(HEAD).copied().unwrap_or(0), spent.get(LIST).copied().unwrap_or(0));
+        assert!(heads <= directories && lists <= directories && heads + lists == others, "{script}: {spent:?}");
+    }
+}
+
+#[test]
+fn reading_many_small_files() {
+    for script in [
+        "grep -rq 'no such text' d || true",
+        "cat d/* >/dev/null",
+        "ls -l d >/dev/null; for f in d/*; do cat $f >/dev/null; done",
+        "ls d | sed s,^,d/, | xargs -P 8 -n 8 cat >/dev/null",
+        "tar -cf /dev/shm/$$.tar d; rm /dev/shm/$$.tar",
+        "cp -r d /dev/shm/$$; rm -r /dev/shm/$$",
+    ] {
+        let Some(mut t) = many(1000, LASTING) else { return };
+        t.reads_each_once(script, 1000, 1);
+    }
+    // Over directories of a few files each.
+    let Some(mut t) = Till::new(&[]) else { return };
+    for i in 0..100 {
+        for name in ["a", "b", "c"] {
+            t.embedded().store().put(&t.server.bucket, &format!("t/{}/{i}/{name}", i / 10), name.to_owned());
+        }
+    }
+    t.reads_each_once("grep -rq 'no such text' t || true", 300, 112);
+}
+
+#[test]
+fn small_files_are_fetched_before_they_are_opened() {
+    let Some(t) = many(1000, LASTING) else { return };
+    let mount = t.mount.as_ref().unwrap();
+    mount.sh("ls d >/dev/null");
+    t.embedded().clear_log();
+    mount.sh("cat d/0000 d/0001 >/dev/null");
+    assert_eq!(t.got(), ["d/0000", "d/0001"], "two files are no habit");
+    mount.sh("cd d; cat 0002 0003 0004 0005 0006 0007 0008 0009 >/dev/null");
+    common::eventually(Duration::from_secs(20), "32 files are on their way", || t.got().len() == 42);
+    // They are there: their metadata and their bytes.
+    t.embedded().clear_log();
+    assert_eq!(mount.sh("cat d/0020; stat -c %s d/0041"), "content of 20\n14\n");
+    // A file in the middle that was opened moves the window, and files that another program replaced meanwhile are
+    // asked for by their reader.
+    t.embedded().store().put(&t.server.bucket, "d/0060", "replaced");
+    assert_eq!(mount.sh("cd d; cat 00[2-5]? >/dev/null; cat 0060"), "replaced");
+    let mut got = t.got();
+    got.retain(|key| key == "d/0060");
+    assert!(got.len() <= 2, "{got:?}");
+}
+
+/// As `cp -r` does it.
+#[test]
+fn files_opened_by_inode_number_are_fetched_before_they_are_opened() {
+    let Some(t) = many(1000, LASTING) else { return };
+    let mount = t.mount.as_ref().unwrap();
+    mount.sh("ls -i d >/dev/null");
+    t.embedded().clear_log();
+    let names = "ls -i d | sort -n | awk '{ print \"d/\" $2 }'";
+    let mut opened = 0;
+    common::eventually(Duration::from_secs(60), "files are fetched ahead", || {
+        opened = (opened + 60).min(960);
+        mount.sh(&format!("{names} | sed -n '{},{opened}p' | xargs cat >/dev/null", opened - 59));
+        t.got().len() > opened
+    });
+    let mut got = t.got();
+    let total = got.len();
+    got.sort_unstable();
+    got.dedup();
+    assert_eq!(got.len(), total, "none twice");
+}
+
+#[test]
+fn files_that_nobody_opens_are_not_fetched() {
+    let Some(mut t) = many(1000, LASTING) else { return };
+    t.costs("ls -l d >/dev/null; cat d/0500", &[(LIST, 1), (GET, 1)]);
+    let spent = t.spent("stat -c %s d/* >/dev/null; wc -c d/0500; test -f d/0001");
+    assert!(!spent.contains_key(GET), "{spent:?}");
+    let random = "seq -f %04g 0 999 | shuf -n 200 --random-source=<(yes) | sed s,^,d/,";
+    t.spent(&format!("{random} | xargs -n 50 cat >/dev/null"));
+    t.costs(&format!("{random} | xargs -n 50 cat >/dev/null"), &[]);
+    drop(t);
+    let Some(mut t) = many(1000, LASTING) else { return };
+    t.spent("ls d");
+    let spent = t.spent(&format!("{random} | xargs -n 50 cat >/dev/null"));
+    assert_eq!(spent, BTreeMap::from([(GET.to_owned(), 200)]), "in no order");
+    drop(t);
+    let Some(mut t) = many(100, &[LASTING, &["max_readahead=0"]].concat()) else { return };
+    t.spent("ls d");
+    assert_eq!(t.spent("cat d/000?")[GET], 10);
 }
 
 #[test]

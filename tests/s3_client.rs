@@ -288,7 +288,7 @@ async fn deletes_of_missing_keys_succeed_and_batches_are_split() {
     assert_eq!(f.s3.head(&key("x"), None).await.unwrap_err().kind(), Kind::NotFound);
 }
 
-// XOS-MPU-01 to XOS-MPU-07
+// XOS-MPU-01, XOS-MPU-02, XOS-MPU-04 to XOS-MPU-07
 #[tokio::test(flavor = "multi_thread")]
 async fn multipart_uploads_of_data_and_copies() {
     let f = Fixture::new("multipart").await;
@@ -356,7 +356,7 @@ async fn access_lists_of_objects_and_buckets() {
     assert_eq!(anonymous.list(&ListQuery::default()).await.unwrap().objects.len(), 1);
 }
 
-// XOS-TAG-01 to XOS-TAG-08
+// XOS-TAG-01, XOS-TAG-02, XOS-TAG-03, XOS-TAG-05, XOS-TAG-08
 #[tokio::test(flavor = "multi_thread")]
 async fn tags_are_replaced_as_a_whole() {
     let f = Fixture::new("tags").await;

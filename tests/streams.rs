@@ -93,7 +93,7 @@ async fn a_handle_goes_on_while_its_upload_waits_to_be_completed() {
 async fn the_second_round_fails_and_the_first_one_is_told() {
     let t = world(64 << 20, small()).await;
     let (w, data) = streamed(&t, 12).await;
-    t.server.knobs().fail(Rule::new(COMPLETE, internal()));
+    t.server.knobs().fail(Rule::new(COMPLETE, internal()).times(2));
     w.commit().await.unwrap_err();
     w.write(0, Bytes::from_static(b"later")).await.unwrap();
     // The upload is completed; then the change is to be stored in parts, and the second completion fails.
@@ -115,7 +115,7 @@ async fn a_completion_that_arrived_unseen_is_recognised() {
     let (w, data) = streamed(&t, 12).await;
     // It is done, the answer is lost, and so are those to the questions about it.
     t.server.knobs().fail(Rule::new(COMPLETE, Action::CutBeforeAnswer));
-    t.server.knobs().fail(Rule::new("HeadObject", internal()));
+    t.server.knobs().fail(Rule::new("HeadObject", internal()).always());
     w.commit().await.unwrap_err();
     assert!(t.stored("f").unwrap() == data && w.is_dirty());
     t.server.knobs().clear_rules();
@@ -140,7 +140,7 @@ async fn the_same_content_that_was_there_before_is_not_taken_for_the_completion(
     for (piece, at) in data.chunks(PAGE as usize).zip((0..).step_by(PAGE as usize)) {
         w.write(at, Bytes::copy_from_slice(piece)).await.unwrap();
     }
-    t.server.knobs().fail(Rule::new(COMPLETE, internal()));
+    t.server.knobs().fail(Rule::new(COMPLETE, internal()).times(2));
     w.commit().await.unwrap_err();
     t.server.knobs().clear_rules();
     t.server.clear_log();
@@ -155,7 +155,7 @@ async fn the_same_content_that_was_there_before_is_not_taken_for_the_completion(
 async fn an_upload_that_is_gone_is_the_end_of_the_file() {
     let t = world(64 << 20, small()).await;
     let (w, data) = streamed(&t, 12).await;
-    t.server.knobs().fail(Rule::new(COMPLETE, internal()));
+    t.server.knobs().fail(Rule::new(COMPLETE, internal()).times(2));
     w.commit().await.unwrap_err();
     t.server.knobs().clear_rules();
     for upload in t.s3.list_uploads("").await.unwrap() {
@@ -210,6 +210,22 @@ async fn parts_that_fail_are_sent_again_while_the_file_is_written() {
     w.commit().await.unwrap().unwrap();
     assert!(t.stored("f").unwrap() == data);
     ends_clean(t, w).await;
+}
+
+// R12
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_close_that_meets_a_failing_store_tries_once_more() {
+    for operation in [COMPLETE, "UploadPart"] {
+        let t = world(64 << 20, small()).await;
+        let w = t.create("f");
+        let data = pattern(7, 8 * PAGE);
+        // Whatever is on its way when the commit begins, and all that the commit sends, fails once.
+        t.server.knobs().fail(Rule::new(operation, internal()).times(if operation == COMPLETE { 1 } else { 3 }));
+        w.write(0, Bytes::from(data.clone())).await.unwrap();
+        w.commit().await.unwrap().unwrap();
+        assert!(t.stored("f").unwrap() == data && w.failed().is_none());
+        ends_clean(t, w).await;
+    }
 }
 
 // R12

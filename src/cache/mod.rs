@@ -69,6 +69,11 @@ impl CachedObject {
         &self.id
     }
 
+    /// A number that no other version known to this process has or had.
+    pub fn tag(&self) -> u64 {
+        self.tag
+    }
+
     /// Why no byte of this version can be had any more.
     pub fn stale(&self) -> Option<&Error> {
         self.stale.get()

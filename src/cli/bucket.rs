@@ -8,7 +8,8 @@ use std::io::{BufRead, IsTerminal};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::object::{AclGiven, AclWish, pairs, print_acl, print_tags, read_text};
+use super::acl::{self, AclGiven, AclWish, Extension, print_acl};
+use super::object::{pairs, print_tags, read_text};
 use super::store::{Store, StoreArgs, Uri, block_on};
 use super::{Failure, bucket_lifecycle, bucket_policy, ls, print, rm};
 use crate::error::{Error, Kind};
@@ -78,11 +79,15 @@ enum BucketCommand {
 enum AclCommand {
     /// Show the list.
     Get { bucket: String },
+    /// Say in sentences who may do what.
+    Explain { bucket: String },
     /// Replace the list.
     Set {
         bucket: String,
         #[command(flatten)]
         given: AclGiven,
+        #[command(flatten)]
+        extension: Extension,
     },
     /// Back to private.
     #[command(visible_alias = "delete")]
@@ -279,17 +284,19 @@ fn cors(args: &StoreArgs, command: &DocumentCommand) -> Result<(), Failure> {
     }
 }
 
-fn acl(args: &StoreArgs, command: &AclCommand) -> Result<(), Failure> {
+fn bucket_acl(args: &StoreArgs, command: &AclCommand) -> Result<(), Failure> {
     let denied = |store: &Store, deed: usize, e: Error| explain(store, Document::Acl, deed, e);
+    let fetch = |bucket: &str| {
+        let store = open(args, bucket)?;
+        block_on(async { store.s3.bucket_acl().await.map_err(|e| denied(&store, 0, e)) })
+    };
     match command {
-        AclCommand::Get { bucket } => {
+        AclCommand::Get { bucket } => print_acl(&fetch(bucket)?, args.json),
+        AclCommand::Explain { bucket } => acl::explain(&fetch(bucket)?, true, args.json),
+        AclCommand::Set { bucket, given, extension } => {
             let store = open(args, bucket)?;
-            let acl = block_on(async { store.s3.bucket_acl().await.map_err(|e| denied(&store, 0, e)) })?;
-            print_acl(&acl, args.json)
-        }
-        AclCommand::Set { bucket, given } => {
-            let store = open(args, bucket)?;
-            let wish = AclWish::read(given, &store, true)?;
+            let (wish, headers) = (AclWish::read(given, &store, true)?, extension.read()?);
+            wish.warn(&store, true);
             block_on(async {
                 // The owner's own grant is kept: it has to be named.
                 let now = match wish.is_full() {
@@ -297,7 +304,7 @@ fn acl(args: &StoreArgs, command: &AclCommand) -> Result<(), Failure> {
                     false => Acl::default(),
                 };
                 let change = wish.onto(now).map_err(|e| Failure::Usage(e.to_string()))?;
-                store.s3.set_bucket_acl(&change).await.map_err(|e| denied(&store, 1, e))
+                store.s3.set_bucket_acl_with(&change, &headers).await.map_err(|e| denied(&store, 1, e))
             })
         }
         AclCommand::Rm { bucket } => {
@@ -420,8 +427,12 @@ fn create(args: &StoreArgs, bucket: &str, acl: Option<&str>, location: Option<&s
     let made = block_on(async {
         match store.s3.create_bucket(location, acl.as_deref()).await {
             Ok(()) => Ok(true),
-            // Again the same: it stays as it was.
+            // Again the same: it stays as it was. Ceph tells one's own from somebody else's by no code.
             Err(e) if e.code() == "BucketAlreadyOwnedByYou" => Ok(false),
+            Err(e) if e.code() == "BucketAlreadyExists" => match store.s3.list_buckets().await {
+                Ok(buckets) if buckets.iter().any(|b| b.name == uri.bucket) => Ok(false),
+                _ => Err(store.explain(e)),
+            },
             Err(e) => Err(store.explain(e)),
         }
     })?;
@@ -465,7 +476,7 @@ pub(super) fn run(args: &BucketArgs) -> Result<(), Failure> {
             let value = opened.run(ls::bucket(&opened))?;
             ls::print_bucket(&value, store.json)
         }
-        BucketCommand::Acl(command) => acl(store, command),
+        BucketCommand::Acl(command) => bucket_acl(store, command),
         BucketCommand::Policy(command) => bucket_policy::run(store, command),
         BucketCommand::Lifecycle(command) => bucket_lifecycle::run(store, command),
         BucketCommand::Cors(command) => cors(store, command),

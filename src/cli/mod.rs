@@ -4,6 +4,7 @@
 //!    and exit codes.
 //! 2. A daemon in the background is started before this process has any thread: see [`launch`].
 
+mod acl;
 mod bucket;
 mod bucket_lifecycle;
 mod bucket_policy;
@@ -295,6 +296,71 @@ mod tests {
                     "no example: {command}"
                 );
             }
+        }
+    }
+
+    /// Every command beside an SDK call is understood.
+    #[test]
+    fn the_document_of_sdk_calls_is_true() {
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/SDK.md")).unwrap();
+        let mut found = 0;
+        for line in text.split('`').skip(1).step_by(2).filter(|code| code.starts_with("xosfs ")) {
+            if let Err(e) = Cli::command().try_get_matches_from(words(line)) {
+                panic!("{line}: {e}");
+            }
+            found += 1;
+        }
+        assert!(found >= 42, "{found}");
+        // Each operation of the manual has a row.
+        for call in [
+            "create_bucket",
+            "list_buckets",
+            "head_bucket",
+            "delete_bucket",
+            "put_bucket_acl",
+            "get_bucket_acl",
+            "put_bucket_policy",
+            "get_bucket_policy",
+            "delete_bucket_policy",
+            "put_bucket_lifecycle_configuration",
+            "get_bucket_lifecycle_configuration",
+            "delete_bucket_lifecycle",
+            "put_bucket_cors",
+            "get_bucket_cors",
+            "delete_bucket_cors",
+            "put_bucket_versioning",
+            "get_bucket_versioning",
+            "list_objects",
+            "put_object",
+            "get_object",
+            "copy_object",
+            "delete_object",
+            "delete_objects",
+            "head_object",
+            "put_object_acl",
+            "get_object_acl",
+            "get_object_tagging",
+            "delete_object_tagging",
+            "put_object_tagging",
+            "generate_presigned_url",
+            "generate_presigned_post",
+            "list_object_versions",
+            "TransferManager.upload",
+            "TransferManager.copy",
+            "create_multipart_upload",
+            "upload_part",
+            "complete_multipart_upload",
+            "list_multipart_uploads",
+            "list_parts",
+            "upload_part_copy",
+            "abort_multipart_upload",
+            "assume_role",
+        ] {
+            let is_there = text
+                .lines()
+                .filter_map(|l| l.strip_prefix("| ")?.split(" | ").next())
+                .any(|cell| cell.split([',', '(', ' ']).any(|word| word == call));
+            assert!(is_there, "no row of {call}");
         }
     }
 }

@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 
 use super::objects::{Targets, rewrite};
 use super::store::{Store, StoreArgs, Uri, block_on};
-use super::{Failure, print, versions};
+use super::{Failure, acl, print, versions};
 use crate::config::value;
 use crate::error::{Error, Kind};
-use crate::s3::{Acl, AclChange, Headers, NewObject, Restoring, grants};
+use crate::s3::{Headers, NewObject, Restoring};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct ObjectArgs {
@@ -27,7 +27,7 @@ pub(super) struct ObjectArgs {
 enum ObjectCommand {
     /// Access control lists.
     #[command(subcommand)]
-    Acl(AclCommand),
+    Acl(acl::AclCommand),
     /// Tags.
     #[command(subcommand)]
     Tags(TagsCommand),
@@ -47,49 +47,12 @@ enum ObjectCommand {
 
 /// Which version of which object.
 #[derive(Args, Clone, Debug)]
-struct One {
+pub(super) struct One {
     /// s3://BUCKET/KEY or a path in a mount.
-    uri: String,
+    pub uri: String,
     /// This version of it.
     #[arg(long, value_name = "ID")]
-    version: Option<String>,
-}
-
-/// An access control list as it is given.
-#[derive(Args, Clone, Debug)]
-#[group(required = true, multiple = true)]
-pub(super) struct AclGiven {
-    /// A canned list: private, public-read, public-read-write, authenticated-read, …
-    #[arg(long, value_name = "CANNED", conflicts_with_all = ["file", "grants"])]
-    pub canned: Option<String>,
-    /// JSON as `acl get --json` prints it; `-` is standard input.
-    #[arg(long, value_name = "FILE", conflicts_with = "grants")]
-    pub file: Option<String>,
-    /// `PERMISSION GRANTEE`, as "READ id=ID" or "READ AllUsers"; may be given several times. The owner keeps its own.
-    #[arg(long = "grant", value_name = "GRANT")]
-    pub grants: Vec<String>,
-}
-
-#[derive(Subcommand, Clone, Debug)]
-enum AclCommand {
-    /// Show the list.
-    Get {
-        #[command(flatten)]
-        one: One,
-    },
-    /// Replace the list.
-    Set {
-        #[command(flatten)]
-        targets: Targets,
-        #[command(flatten)]
-        given: AclGiven,
-    },
-    /// Back to private.
-    #[command(visible_alias = "delete")]
-    Rm {
-        #[command(flatten)]
-        targets: Targets,
-    },
+    pub version: Option<String>,
 }
 
 #[derive(Subcommand, Clone, Debug)]
@@ -188,71 +151,6 @@ enum MetaCommand {
 pub(super) fn read_text(file: &str) -> Result<String, Failure> {
     let text = if file == "-" { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(file) };
     text.map_err(|e| Failure::Usage(format!("read {}: {e}", if file == "-" { "standard input" } else { file })))
-}
-
-/// The list that a person asked for.
-pub(super) enum AclWish {
-    Canned(String),
-    Full(grants::Wanted),
-}
-
-impl AclWish {
-    pub fn read(given: &AclGiven, store: &Store, of_bucket: bool) -> Result<AclWish, Failure> {
-        let of = &store.provider.acl;
-        let usage = |e: Error| Failure::Usage(e.to_string());
-        if let Some(name) = &given.canned {
-            return Ok(AclWish::Canned(grants::canned(name, of, of_bucket).map_err(usage)?));
-        }
-        let wanted = match &given.file {
-            Some(file) => grants::parse_json(&read_text(file)?, of, of_bucket),
-            None => grants::parse_lines(&given.grants.join("\n"), of, of_bucket),
-        };
-        Ok(AclWish::Full(wanted.map_err(usage)?))
-    }
-
-    pub fn onto(&self, now: Acl) -> Result<AclChange, Error> {
-        Ok(match self {
-            AclWish::Canned(name) => AclChange::Canned(name.clone()),
-            AclWish::Full(wanted) => AclChange::Full(wanted.onto(now)?),
-        })
-    }
-
-    pub fn is_full(&self) -> bool {
-        matches!(self, AclWish::Full(_))
-    }
-}
-
-pub(super) fn print_acl(acl: &Acl, is_json: bool) -> Result<(), Failure> {
-    if is_json {
-        let value: Value = serde_json::from_str(&grants::format_json(acl)).unwrap_or_default();
-        return print::json_whole(&value);
-    }
-    print::out(&print::acl_text(acl))
-}
-
-fn set_acl(args: &StoreArgs, targets: &Targets, wish: &AclWish) -> Result<(), Failure> {
-    targets.each(args, |store, key, version| async move {
-        // The owner's own grant is kept: it has to be named.
-        let now = if wish.is_full() { store.s3.object_acl(&key, version).await? } else { Acl::default() };
-        store.s3.set_object_acl(&key, version, &wish.onto(now)?).await
-    })
-}
-
-fn acl(args: &StoreArgs, command: &AclCommand) -> Result<(), Failure> {
-    match command {
-        AclCommand::Get { one } => {
-            let uri = Uri::parse(&one.uri)?;
-            let key = uri.object()?;
-            let store = Store::open(args, &uri)?;
-            print_acl(&store.run(store.s3.object_acl(&key, one.version.as_deref()))?, args.json)
-        }
-        AclCommand::Set { targets, given } => {
-            // What is wrong with the list is said before anything is sent.
-            let first = Store::open(args, &targets.first()?)?;
-            set_acl(args, targets, &AclWish::read(given, &first, false)?)
-        }
-        AclCommand::Rm { targets } => set_acl(args, targets, &AclWish::Canned("private".into())),
-    }
 }
 
 /// `KEY=VALUE` each, within the limits of the store.
@@ -511,7 +409,7 @@ fn meta(args: &StoreArgs, command: &MetaCommand) -> Result<(), Failure> {
 pub(super) fn run(args: &ObjectArgs) -> Result<(), Failure> {
     let store = &args.store;
     match &args.command {
-        ObjectCommand::Acl(command) => acl(store, command),
+        ObjectCommand::Acl(command) => acl::run(store, command),
         ObjectCommand::Tags(command) => tags(store, command),
         ObjectCommand::Class(command) => class(store, command),
         ObjectCommand::Restore(command) => restore(store, command),

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::store::{Store, StoreArgs, Uri};
 use super::{Failure, print};
 use crate::config::value;
+use crate::key::Key;
 use crate::s3::{Headers, Post, PostCondition, PostKey, Presign, PresignMethod, Presigned};
 
 /// Signature v2 knows no end; nobody means more than ten years.
@@ -126,12 +127,21 @@ fn attachment(name: &str) -> String {
     }
 }
 
+/// The key of one object: nobody fetches or stores a directory by a URL.
+fn object(uri: &Uri) -> Result<Key, Failure> {
+    let key = uri.object()?;
+    match uri.key.ends_with('/') {
+        true => Err(Failure::Usage(format!("{uri} is a directory; a URL is for one object"))),
+        false => Ok(key),
+    }
+}
+
 pub(super) fn run(args: &PresignArgs) -> Result<(), Failure> {
     let is_json = args.store.json;
     match &args.command {
         PresignCommand::Get { common, version, save_as, content_type } => {
             let uri = Uri::parse(&common.uri)?;
-            let key = uri.object()?;
+            let key = object(&uri)?;
             checked_type(content_type.as_ref())?;
             let store = Store::open(&args.store, &uri)?;
             let what = Presign {
@@ -148,7 +158,7 @@ pub(super) fn run(args: &PresignArgs) -> Result<(), Failure> {
         }
         PresignCommand::Put { common, content_type, acl } => {
             let uri = Uri::parse(&common.uri)?;
-            let key = uri.object()?;
+            let key = object(&uri)?;
             checked_type(content_type.as_ref())?;
             let store = Store::open(&args.store, &uri)?;
             let mut what = Presign { expires: life(&common.expires)?, ..Presign::new(PresignMethod::Put, key) };

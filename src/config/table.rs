@@ -315,7 +315,8 @@ pub static TABLE: &[Spec] = &[
         group: Group::Memory,
         value: "SIZE",
         default: "32M",
-        doc: "Largest read-ahead of one open file. 32M keeps a 10 Gbit/s line busy at 25 ms round trip.",
+        doc: "Largest read-ahead of one open file. 32M keeps a 10 Gbit/s line busy at 25 ms round trip. 0: nothing is \
+              fetched that was not asked for, small files of a directory neither.",
         set: |o, v| value::size(v, 0..=4 * GIB).map(|v| o.max_readahead = v),
     },
     Spec {

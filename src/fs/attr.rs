@@ -183,6 +183,11 @@ pub fn is_directory_object(size: u64, headers: &Headers) -> bool {
     size == 0 && headers.content_type.as_deref().is_some_and(|t| t.split(';').next() == Some("application/x-directory"))
 }
 
+/// Whether objects of this storage class may have to be restored before they can be read.
+pub fn is_archive_class(class: &str) -> bool {
+    matches!(class.to_ascii_uppercase().as_str(), "GLACIER" | "DEEP_ARCHIVE" | "COLD" | "ARCHIVE")
+}
+
 /// What is known of the object behind an inode.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
@@ -215,9 +220,7 @@ impl Facts {
 
     /// Whether the class is one that has to be restored before it can be read (dialects §11).
     pub fn is_archive_class(&self) -> bool {
-        self.storage_class
-            .as_deref()
-            .is_some_and(|c| matches!(c.to_ascii_uppercase().as_str(), "GLACIER" | "DEEP_ARCHIVE" | "COLD" | "ARCHIVE"))
+        self.storage_class.as_deref().is_some_and(is_archive_class)
     }
 
     /// Whether an archived object has a restored copy; `None` when only HEAD can tell.

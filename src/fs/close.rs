@@ -19,7 +19,7 @@ use super::kept::Known;
 use crate::error::{Kind, Result};
 use crate::key::{Key, Name};
 use crate::read::Object;
-use crate::s3::ObjectMeta;
+use crate::s3::{ETag, ObjectMeta};
 use crate::write::{Committed, Writer};
 
 /// Longest look at the descriptors of a process; a table of thousands takes a millisecond.
@@ -322,17 +322,21 @@ impl Fs {
         }
         let open = inode.state.lock().handles.iter().any(|h| h.strong_count() > 0);
         let Some(key) = self.inodes.last_key(inode.ino).filter(|_| !open) else { return };
-        let Some(_burial) = self.graves.claim(&key, inode.ino) else { return };
         let etag = inode.state.lock().facts.etag.clone();
-        let result = match self.s3.head(&key, None).await {
+        if let Err(e) = self.bury_key(&key, inode.ino, etag).await {
+            warn!("an unlinked file could not be deleted at its last close and will show up again: {e}");
+        }
+    }
+
+    /// Deletes the object `key` with `etag`, when a delete of the file `of` waits for it.
+    pub(super) async fn bury_key(&self, key: &Key, of: Ino, etag: Option<ETag>) -> Result<()> {
+        let Some(_burial) = self.graves.claim(key, of) else { return Ok(()) };
+        match self.s3.head(key, None).await {
             // Somebody else's new object under the old name is not ours to delete.
             Ok(meta) if etag.is_some_and(|e| e != meta.etag) => Ok(()),
-            Ok(_) => self.s3.delete(&key, None).await,
+            Ok(_) => self.s3.delete(key, None).await,
             Err(e) if e.kind() == Kind::NotFound => Ok(()),
             Err(e) => Err(e),
-        };
-        if let Err(e) = result {
-            warn!("an unlinked file could not be deleted at its last close and will show up again: {e}");
         }
     }
 }

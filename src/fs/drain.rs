@@ -1,4 +1,6 @@
 //! The end: everything this mount still holds goes to the store, or is named.
+//!
+//! The kernel may take a mount away without a word about its last closes, so what waits for one is done here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +32,24 @@ impl Fs {
             tracing::warn!("uploads were not ended when the mount ended");
         }
         failed.extend(self.left_in_journal());
+        failed.extend(self.bury_all(end).await);
         failed
+    }
+
+    /// Deletes the files that were unlinked and whose last close nobody will tell of.
+    async fn bury_all(self: &Arc<Self>, end: tokio::time::Instant) -> Vec<(String, Error)> {
+        let waiting = self.graves.waiting();
+        let work = waiting.into_iter().map(|(key, ino)| async move {
+            let etag = self.inodes.get(ino).ok().and_then(|inode| inode.state.lock().facts.etag.clone());
+            let error = match tokio::time::timeout_at(end, self.bury_key(&key, ino, etag)).await {
+                Ok(Ok(())) => return None,
+                Ok(Err(e)) => e,
+                Err(_) => Error::new(Kind::Timeout, "delete before unmounting").with_key(&key),
+            };
+            Some((key.to_string(), error.with_fix("it was deleted while it was open and is still there: delete it")))
+        });
+        let work: Vec<futures_util::future::BoxFuture<'_, _>> = work.map(|w| Box::pin(w) as _).collect();
+        stream::iter(work).buffer_unordered(PARALLEL).filter_map(|f| async { f }).collect().await
     }
 
     async fn drain_one(self: &Arc<Self>, inode: &Arc<Inode>, end: tokio::time::Instant) -> Option<(String, Error)> {

@@ -176,10 +176,16 @@ impl Fs {
         if inode.state.lock().is_through_another(wanted) {
             return Err(self.part(&inode, mode.direct).await);
         }
-        if let Some((parent, _)) = self.inodes.place(ino) {
+        Ok(self.open_object(&inode, mode, object))
+    }
+
+    /// A handle that reads `object`.
+    pub(super) fn open_object(self: &Arc<Self>, inode: &Arc<Inode>, mode: OpenMode, object: Object) -> Opened {
+        if let Some((parent, name)) = self.inodes.place(inode.ino) {
             self.habits.opened(parent);
+            self.fetch_next(parent, &name);
         }
-        let offer = if mode.direct { None } else { self.offer(&inode, &object) };
+        let offer = if mode.direct { None } else { self.offer(inode, &object) };
         let keep = {
             let mut state = inode.state.lock();
             let keep = state.pages.as_ref() == Some(&object.id.etag);
@@ -187,9 +193,27 @@ impl Fs {
             keep
         };
         let reader = self.reads.reader(object);
-        let opened = self.add_handle(&inode, mode, Some(reader), keep);
-        self.handles.file(opened.fh)?.offer.make(offer);
-        Ok(opened)
+        let opened = self.add_handle(inode, mode, Some(reader), keep);
+        if let Ok(handle) = self.handles.file(opened.fh) {
+            handle.offer.make(offer);
+        }
+        opened
+    }
+
+    /// The version to read, if it is known without asking.
+    pub(super) fn known_object(&self, inode: &Inode, key: &Key) -> Result<Option<Object>> {
+        let state = inode.state.lock();
+        let fresh = state.confirmed.is_some_and(|t| t.elapsed() < self.settings.metadata_ttl)
+            || state.attr_pending && state.facts.etag.is_some();
+        // A file of one block whose metadata nobody has seen: the GET that reads it also tells whether it is a
+        // link. An archived one has to be asked for its state.
+        let small = state.attr.size > 0 && state.attr.size <= BLOCK as u64;
+        let told = state.facts.meta.is_some() || !small && !state.facts.is_archive_class();
+        if !fresh || !told {
+            return Ok(None);
+        }
+        self.check_archived(&state.facts, key)?;
+        Ok(Self::object_of(&state, key.clone()))
     }
 
     /// The version to read: the one in memory when it is fresh, else what a GET of the first block finds.
@@ -200,20 +224,11 @@ impl Fs {
             Err(e) => (self.inodes.last_key(inode.ino).ok_or(e)?, None),
         };
         let version = version.as_deref();
-        let now = {
-            let state = inode.state.lock();
-            let fresh = state.confirmed.is_some_and(|t| t.elapsed() < self.settings.metadata_ttl)
-                || state.attr_pending && state.facts.etag.is_some();
-            // A file of one block whose metadata nobody has seen: the GET that reads it also tells whether it is a
-            // link. An archived one has to be asked for its state.
-            let small = state.attr.size > 0 && state.attr.size <= BLOCK as u64;
-            let told = state.facts.meta.is_some() || !small && !state.facts.is_archive_class();
-            if fresh && told {
-                self.check_archived(&state.facts, &key)?;
-            }
-            (fresh && told).then(|| Self::object_of(&state, key.clone())).flatten()
-        };
-        if let Some(object) = now {
+        if let Some(object) = self.known_object(inode, &key)? {
+            return Ok(object);
+        }
+        let _turn = self.turn(&key).await;
+        if let Some(object) = self.known_object(inode, &key)? {
             return Ok(object);
         }
         let asked = Instant::now();
@@ -487,20 +502,33 @@ impl Fs {
     /// Errors: [`Kind::Stale`] when somebody replaced the object after this handle was opened.
     pub async fn read(self: &Arc<Self>, fh: Fh, offset: u64, len: usize) -> Result<Bytes> {
         let handle = self.handles.file(fh)?;
-        for _ in 0..3 {
+        let mut waited = false;
+        for _ in 0..4 {
             if let Some(reader) = handle.reader() {
                 let answer = reader.read(offset, len).await;
                 // This mount made a new version while the read was under way: ask for that one.
                 let moved = handle.reader().is_none_or(|now| !Arc::ptr_eq(&now, &reader));
                 match answer {
-                    Err(e) if moved && matches!(e.kind(), Kind::Stale | Kind::NotFound) => continue,
+                    Err(e) if moved && is_superseded(&e) => continue,
+                    // The store has the new version or name, and its answer is still on the way.
+                    Err(e) if !waited && is_superseded(&e) && handle.inode.changing.try_lock().is_err() => {
+                        waited = true;
+                        drop(self.changing(&handle.inode).await?);
+                        continue;
+                    }
                     Err(e) if e.kind() == Kind::NotFound => return Err(e.with_kind(Kind::Stale)),
                     other => return other,
                 }
             }
             let writer = handle.inode.state.lock().writer.clone();
             match writer {
-                Some(w) => return w.read(offset, len).await,
+                Some(w) => match w.read(offset, len).await {
+                    Err(e) if !waited && is_superseded(&e) && handle.inode.changing.try_lock().is_err() => {
+                        waited = true;
+                        drop(self.changing(&handle.inode).await?);
+                    }
+                    done => return done,
+                },
                 None => {
                     let object = self.current_object(&handle.inode).await?;
                     handle.set_reader(Some(self.reads.reader(object)));
@@ -566,4 +594,9 @@ impl Fs {
         self.note_write(&handle.inode, mode.kill_suid, true);
         Ok(())
     }
+}
+
+/// Whether the version that was read is not there any more.
+fn is_superseded(e: &Error) -> bool {
+    matches!(e.kind(), Kind::Stale | Kind::NotFound)
 }

@@ -79,6 +79,15 @@ impl Graves {
         Some(Burial { graves: self, key })
     }
 
+    /// The keys whose last close has not come, and whose they were.
+    pub fn waiting(&self) -> Vec<(Key, Ino)> {
+        let keys = self.keys.lock();
+        keys.iter()
+            .filter(|(_, (_, stage))| *stage == Stage::Waiting)
+            .map(|(key, (ino, _))| (key.clone(), *ino))
+            .collect()
+    }
+
     pub fn contains(&self, key: &Key) -> bool {
         self.keys.lock().contains_key(key)
     }

@@ -87,6 +87,18 @@ pub enum Answer {
     },
 }
 
+/// Tells one listing of a directory, with the changes since, from any other one.
+pub type Edition = (Instant, usize);
+
+/// A part of a listing.
+pub struct Around {
+    /// By name.
+    pub items: Vec<Arc<Item>>,
+    /// Nothing is listed before them.
+    pub from_start: bool,
+    pub edition: Edition,
+}
+
 /// Bounded by the number of entries they hold together.
 pub struct Listings {
     inner: Mutex<Inner>,
@@ -167,6 +179,29 @@ impl Listings {
         // Who reads a directory goes on to its files: entries that are about to grow old would be asked for one by one.
         let lasts = known.items.len() <= LASTING && known.at.elapsed() < self.ttl / 2;
         (lasts && known.touched.is_empty()).then(|| (known.at, known.items.clone()))
+    }
+
+    /// The entries around `name`, at most `before` and `after` of them, without those changed here since. However old:
+    /// whoever uses them asks for the version that was listed.
+    pub fn around(&self, dir: Ino, name: &Name, before: usize, after: usize) -> Option<Around> {
+        let inner = self.inner.lock();
+        let known = inner.by_dir.peek(&dir)?;
+        let at = known.items.binary_search_by(|i| i.name.cmp(name)).ok()?;
+        let (from, to) = (at.saturating_sub(before), (at + 1 + after).min(known.items.len()));
+        let items = known.items[from..to].iter();
+        Some(Around {
+            items: items.filter(|i| !known.touched.contains_key(&i.name)).cloned().collect(),
+            from_start: from == 0,
+            edition: (known.at, known.touched.len()),
+        })
+    }
+
+    /// Every entry of that edition, if there are at most `most`.
+    pub fn edition(&self, dir: Ino, edition: Edition, most: usize) -> Option<Vec<Arc<Item>>> {
+        let inner = self.inner.lock();
+        let known = inner.by_dir.peek(&dir)?;
+        let same = (known.at, known.touched.len()) == edition && known.items.len() <= most;
+        same.then(|| known.items.iter().filter(|i| !known.touched.contains_key(&i.name)).cloned().collect())
     }
 
     /// Whether `dir` was listed before, is out of date and small: listing it again costs less than asking for each

@@ -114,6 +114,13 @@ impl Fs {
         if self.inodes.get(parent)?.role.is_history() {
             return self.lookup_version(parent, name).await;
         }
+        let _turn = match self.inodes.prefix(parent).and_then(|p| p.file(name)) {
+            Ok(key) => self.turn(&key).await,
+            Err(_) => None,
+        };
+        if let Some(answer) = self.lookup_now(parent, name) {
+            return Ok(answer);
+        }
         if self.listings.worth_refreshing(parent)
             && self.refresh_listing(parent).await?
             && let Some(answer) = self.lookup_now(parent, name)

@@ -3,9 +3,10 @@
 //! Methods ending in `_now` answer from memory or not at all, and never wait: the FUSE thread calls them directly.
 //! Everything else is async and may take requests; the budget of each is in `docs/SEMANTICS.md`.
 //!
-//! Locks, outermost first: `Inode::changing` (async) → table → inode state → `graves`, `kept`, listings. The
+//! Locks, outermost first: `Inode::changing` (async) → walks → table → inode state → `graves`, `kept`, listings. The
 //! synchronous ones are never held across an await.
 
+mod ahead;
 pub mod attr;
 mod attribute;
 mod bucket_attribute;
@@ -31,6 +32,7 @@ pub mod setattr;
 pub mod through;
 mod users;
 mod versions_dir;
+mod walk;
 mod writeback;
 mod xattr;
 
@@ -133,6 +135,7 @@ pub struct Fs {
     graves: graves::Graves,
     uploads: writeback::Uploads,
     habits: habit::Habits,
+    aheads: ahead::Aheads,
     threads: users::Threads,
     /// Directories that show although the bucket holds no key of them: emptied on this mount.
     kept: Mutex<BTreeSet<Prefix>>,
@@ -165,6 +168,7 @@ impl Fs {
             graves: graves::Graves::default(),
             uploads: writeback::Uploads::default(),
             habits: habit::Habits::new(),
+            aheads: ahead::Aheads::new(),
             threads: users::Threads::default(),
             kept: Mutex::default(),
             borrowers: copy_range::Borrowers::default(),

@@ -301,6 +301,16 @@ impl fuser::Filesystem for Adapter {
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (fs, ino, pid) = (self.fs.clone(), Ino(ino.0), req.pid());
         let mode = OpenMode::of_flags(flags.0);
+        match self.inline("open", || fs.open_now(ino, mode)) {
+            Some(Ok(opened)) => {
+                return self.through.reply_opened(&self.fs, &self.runtime, reply, opened, mode.direct);
+            }
+            Some(Err(e)) => {
+                log("open", &e);
+                return reply.error(errno(&e));
+            }
+            None => {}
+        }
         let work = async move {
             let opened = fs.open(ino, mode).await?;
             fs.used_by(opened.fh, pid).await;

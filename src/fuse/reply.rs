@@ -5,12 +5,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::SystemTime;
 
 use fuser::{
-    Errno, FileAttr, FileType, Generation, INodeNo, Notifier, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyWrite, ReplyXattr, TimeOrNow,
+    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, Notifier, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyWrite,
+    ReplyXattr, TimeOrNow,
 };
 use tracing::{debug, warn};
 
 use crate::error::Error;
+use crate::fs::file::Opened;
 use crate::fs::{Attr, Entry, FileKind, Fs, Ino, Kernel, Lookup};
 use crate::key::Name;
 
@@ -97,6 +99,17 @@ pub(super) fn of_time(time: TimeOrNow) -> SystemTime {
 pub(super) fn reply_entry(fs: &Fs, reply: ReplyEntry, entry: &Entry) {
     fs.looked_up(entry.ino);
     reply.entry(&entry.ttl, &entry_attr(entry), Generation(0));
+}
+
+pub(super) fn reply_opened(reply: ReplyOpen, opened: Opened) {
+    let mut flags = FopenFlags::empty();
+    if opened.keep_pages {
+        flags |= FopenFlags::FOPEN_KEEP_CACHE;
+    }
+    if opened.no_flush {
+        flags |= FopenFlags::FOPEN_NOFLUSH;
+    }
+    reply.opened(FileHandle(opened.fh.0), flags);
 }
 
 pub(super) fn reply_lookup(fs: &Fs, reply: ReplyEntry, lookup: Lookup) {

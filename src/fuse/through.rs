@@ -15,7 +15,7 @@ use crate::fs::file::Opened;
 use crate::fs::through::{Backing, Mode};
 use crate::fs::{Fh, Fs};
 
-use super::reply::{errno, log};
+use super::reply::{errno, log, reply_opened};
 
 /// Whether the kernel reads through.
 #[derive(Default)]
@@ -52,22 +52,13 @@ impl Through {
 
     /// Answers an open. `direct`: with O_DIRECT, whose rules are those of the disk then.
     pub fn reply_opened(&self, fs: &Arc<Fs>, runtime: &Handle, reply: ReplyOpen, opened: Opened, direct: bool) {
-        let fh = FileHandle(opened.fh.0);
-        let mut flags = FopenFlags::empty();
-        if opened.no_flush {
-            flags |= FopenFlags::FOPEN_NOFLUSH;
-        }
         match fs.choose_mode(&opened, !direct, |file| self.back(&reply, file)) {
             Ok(Mode::Kernel(backing)) => match backing.downcast_ref::<BackingId>() {
-                Some(id) => reply.opened_passthrough(fh, flags, id),
+                // Only readers are here: close(2) has nothing to ask.
+                Some(id) => reply.opened_passthrough(FileHandle(opened.fh.0), FopenFlags::FOPEN_NOFLUSH, id),
                 None => reply.error(fuser::Errno::EIO),
             },
-            Ok(Mode::Daemon) => {
-                if opened.keep_pages {
-                    flags |= FopenFlags::FOPEN_KEEP_CACHE;
-                }
-                reply.opened(fh, flags);
-            }
+            Ok(Mode::Daemon) => reply_opened(reply, opened),
             Err(e) => {
                 log("open", &e);
                 reply.error(errno(&e));

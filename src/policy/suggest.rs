@@ -164,7 +164,7 @@ mod tests {
     use super::*;
     use crate::policy::SESSION_MAX;
 
-    // XOS-STS-11 to XOS-STS-16
+    // XOS-STS-11 to XOS-STS-14, XOS-STS-16
     #[test]
     fn ready_made_policies_fit_and_name_the_bucket() {
         for policy in SessionPolicy::ALL {

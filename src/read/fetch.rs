@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::disk::Kept;
 use super::{Object, Reads};
@@ -196,8 +197,10 @@ impl Reads {
                 Some(got) => got,
                 None => self.get(object, cached, pour.at..pour.end).await?,
             };
-            let before = pour.at;
-            let Err(e) = pour.pour(got).await else { return Ok(()) };
+            let (before, begun) = (pour.at, Instant::now());
+            let poured = pour.pour(got).await;
+            self.speed.lock().note(pour.at - before, begun.elapsed());
+            let Err(e) = poured else { return Ok(()) };
             if !matches!(e.kind(), Kind::Unavailable | Kind::Timeout) {
                 return Err(e);
             }

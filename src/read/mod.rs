@@ -12,6 +12,8 @@ mod disk;
 mod fetch;
 mod pattern;
 mod reader;
+mod reply;
+mod scatter;
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -27,6 +29,8 @@ use tokio::sync::Semaphore;
 
 use self::fetch::{Run, runs};
 pub use self::reader::Reader;
+use self::reply::Replies;
+use self::scatter::{Scatter, Speed};
 use crate::budget::Lease;
 use crate::cache::disk::DiskCache;
 use crate::cache::{
@@ -34,7 +38,7 @@ use crate::cache::{
 };
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
-use crate::s3::{ObjectId, ObjectMeta, S3};
+use crate::s3::{ETag, ObjectId, ObjectMeta, S3};
 
 /// Objects up to this many bytes are fetched whole by the first read: one request costs more than the bytes.
 const SMALL: u64 = 1024 * 1024;
@@ -98,11 +102,17 @@ pub struct Reads {
     runtime: Handle,
     /// GETs for reading ahead.
     gets: Arc<Semaphore>,
+    /// GETs for objects that are fetched whole: fewer, because reads that miss go on meanwhile.
+    whole_gets: Arc<Semaphore>,
     /// Blocks being read ahead: they cannot be reclaimed, so they may be only a part of the budget.
     ahead: Arc<Semaphore>,
     /// When each streaming reader was last active.
     streams: Mutex<LruCache<u64, Instant>>,
     next_reader: AtomicU64,
+    speed: Mutex<Speed>,
+    replies: Arc<Replies>,
+    /// The random reads of the versions read last, by their tag.
+    scatters: Mutex<LruCache<u64, Scatter>>,
 }
 
 /// A block a read is about to use.
@@ -119,9 +129,13 @@ impl Reads {
             s3,
             runtime: Handle::current(),
             gets: Arc::new(Semaphore::new(settings.max_gets.min(Semaphore::MAX_PERMITS))),
+            whole_gets: Arc::new(Semaphore::new(settings.max_gets.div_ceil(2).min(Semaphore::MAX_PERMITS))),
             ahead: Arc::new(Semaphore::new(ahead)),
             streams: Mutex::new(LruCache::new(STREAMS_MAX)),
             next_reader: AtomicU64::new(1),
+            speed: Mutex::default(),
+            replies: Arc::default(),
+            scatters: Mutex::new(LruCache::new(STREAMS_MAX)),
             cache,
             settings,
         })
@@ -155,11 +169,47 @@ impl Reads {
         let Some(lease) = self.cache.budget().try_lease(block_cost(BLOCK)) else {
             return self.s3.head(key, version).await;
         };
-        let got = match self.s3.get(key, Some(0..BLOCK as u64), None, version).await {
-            Ok(got) => got,
-            Err(e) if e.kind() == Kind::Range => return self.s3.head(key, version).await,
-            Err(e) => return Err(e),
+        match self.first_block(key, version, None, lease).await {
+            Err(e) if e.kind() == Kind::Range => self.s3.head(key, version).await,
+            done => done,
+        }
+    }
+
+    /// As [`Reads::open_fresh`], of the version that a listing showed (`etag`; `None`: the listing told none) with `size`
+    /// bytes, for somebody who will come for it: waits for no memory.
+    ///
+    /// Errors: [`Kind::Stale`] when it is another version now, [`Kind::NoMemory`].
+    pub async fn open_ahead(self: &Arc<Self>, key: &Key, etag: Option<&ETag>, size: u64) -> Result<ObjectMeta> {
+        let look = async {
+            if self.cache.has_first_block(key) {
+                return self.s3.head(key, None).await;
+            }
+            let len = if etag.is_some() { size.min(BLOCK as u64) as usize } else { BLOCK };
+            match self.cache.budget().try_lease(block_cost(len)) {
+                Some(lease) => self.first_block(key, None, etag, lease).await,
+                None => Err(Error::new(Kind::NoMemory, "fetch ahead").with_key(key)),
+            }
         };
+        match tokio::time::timeout(self.settings.patience, look).await {
+            Ok(meta) => meta,
+            Err(_) => Err(Error::new(Kind::Timeout, "fetch ahead").with_key(key)),
+        }
+    }
+
+    /// Whether anything may be fetched that nobody has asked for.
+    pub fn reads_ahead(&self) -> bool {
+        self.settings.max_readahead > 0
+    }
+
+    /// One GET of the first block. `lease` is worth that block.
+    async fn first_block(
+        self: &Arc<Self>,
+        key: &Key,
+        version: Option<&str>,
+        if_match: Option<&ETag>,
+        lease: Lease,
+    ) -> Result<ObjectMeta> {
+        let got = self.s3.get(key, Some(0..BLOCK as u64), if_match, version).await?;
         let meta = got.meta.clone();
         let object = Object::of(key, &meta);
         if meta.size == 0 || got.range != (0..meta.size.min(BLOCK as u64)) {
@@ -362,6 +412,26 @@ impl Reads {
             streams.pop_lru();
         }
         streams.len().max(1)
+    }
+
+    /// Whether an object of `size` bytes may be in memory as a whole.
+    fn fits(&self, size: u64) -> bool {
+        self.settings.max_readahead > 0 && size <= (self.cache.budget().limit() / 2) as u64
+    }
+
+    /// Bytes to fetch after what a random read misses.
+    fn reach(&self, cached: &CachedObject, size: u64) -> u64 {
+        if !self.fits(size) {
+            return 0;
+        }
+        let speed = *self.speed.lock();
+        self.scatters.lock().peek(&cached.tag()).map_or(0, |s| s.reach(speed))
+    }
+
+    /// A random read of `size` bytes at `offset` has waited for so long; whether to fetch the whole object now.
+    fn missed(&self, cached: &CachedObject, offset: u64, size: u64, waited: Duration) -> bool {
+        let whole = self.speed.lock().cost(size, self.get_size());
+        self.scatters.lock().get_or_insert_mut(cached.tag(), Scatter::default).missed(offset, size, waited, whole)
     }
 
     fn new_reader(&self) -> u64 {

@@ -6,6 +6,8 @@
 //!    [`CURSORS`] places has a window of its own. Scattered reads must not push out a streaming cursor.
 //! 3. Reading ahead what nobody wants costs money. The window is a few times what was read in sequence, never more,
 //!    and scattered reads never open one.
+//! 4. Where one GET ends and the next begins depends on the place in the stream and not on when the pieces of a read
+//!    came or answers arrived: the same stream takes the same GETs on a busy machine.
 
 use std::ops::Range;
 
@@ -14,8 +16,12 @@ use crate::cache::BLOCK;
 /// How far from the expected position an access may start and still be sequential, in bytes. Four requests of the
 /// kernel's default read-ahead.
 pub const SLACK: u64 = 512 * 1024;
-/// First window in bytes, and the smallest read-ahead GET.
+/// First window in bytes.
 pub const FIRST_WINDOW: u64 = 512 * 1024;
+/// The window is so many times what was read in sequence.
+const GROWTH: u64 = 4;
+/// Where the first GETs of a stream end, from its start in bytes; later ones end at multiples of the largest GET.
+const FIRST_ENDS: [u64; 2] = [1024 * 1024, 3 * 1024 * 1024];
 /// Bytes read in sequence before the first window opens: less is a database reading two neighbouring pages.
 const EVIDENCE: u64 = 64 * 1024;
 /// Places followed at the same time: three streams, and one place left for what may become another.
@@ -44,6 +50,8 @@ struct Cursor {
     next: u64,
     /// Everything before this was asked for; a multiple of [`BLOCK`], or the size.
     ahead: u64,
+    /// Where GETs are counted from: the sequence began here or a little later.
+    start: u64,
     /// Where the sequence began, then up to where [`Pattern::passed`] has told; a multiple of [`BLOCK`].
     behind: u64,
     window: u64,
@@ -60,16 +68,17 @@ pub struct Access {
     cursor: Option<usize>,
     /// Part of a stream: the reader will not come back for these bytes.
     pub streaming: bool,
+    /// From here on nothing was asked for: before the access when pieces of a stream came out of order, and then the
+    /// piece that is missing is about to come.
+    pub from: u64,
 }
 
 /// What to fetch for a cursor beyond what was asked for before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
     cursor: usize,
-    /// Starts at a block.
+    /// Starts at a block; one GET.
     pub range: Range<u64>,
-    /// Bytes per GET.
-    pub get: u64,
 }
 
 /// The places one handle reads at.
@@ -85,24 +94,22 @@ impl Pattern {
         self.accesses += 1;
         let Some(at) = self.nearest(offset) else {
             let at = self.place(offset, end);
-            return Access { cursor: at, streaming: false };
+            return Access { cursor: at, streaming: false, from: offset };
         };
         let c = &mut self.cursors[at];
         c.used = self.accesses;
+        let asked = c.ahead;
         if end > c.next {
             // Only what is new counts: reading one place again is no sequence, nor are the bytes skipped.
             c.run += end - offset.max(c.next);
             c.next = end;
-            if c.window == 0 && c.run >= EVIDENCE {
-                c.window = FIRST_WINDOW;
-                c.ahead = c.ahead.max(round_up(end));
-            }
-            while c.window > 0 && c.run >= c.window / 2 && c.window < u64::MAX / 4 {
-                c.window *= 2;
+            if c.run >= EVIDENCE {
+                c.window = c.window.max(FIRST_WINDOW).max(c.run.saturating_mul(GROWTH));
             }
             c.ahead = c.ahead.max(round_up(end));
         }
-        Access { cursor: Some(at), streaming: c.window > 0 }
+        let streaming = c.window > 0;
+        Access { cursor: Some(at), streaming, from: if streaming { offset.min(asked) } else { offset } }
     }
 
     /// The cursor that an access at `offset` goes on with.
@@ -121,7 +128,9 @@ impl Pattern {
     /// A new cursor for a place never read; `None` when all are taken by streams.
     fn place(&mut self, offset: u64, end: u64) -> Option<usize> {
         let (ahead, behind) = (round_up(end), round_up(offset));
-        let cursor = Cursor { next: end, ahead, behind, window: 0, run: end - offset, used: self.accesses };
+        // The first piece to arrive need not be the first one of the stream.
+        let start = offset / FIRST_ENDS[0] * FIRST_ENDS[0];
+        let cursor = Cursor { next: end, ahead, start, behind, window: 0, run: end - offset, used: self.accesses };
         if self.cursors.len() < CURSORS {
             self.cursors.push(cursor);
             return Some(self.cursors.len() - 1);
@@ -156,16 +165,12 @@ impl Pattern {
             return None;
         }
         let target = round_up(c.next.saturating_add(window)).min(bounds.size);
-        // Half a window per GET while it grows, so that opening it takes few requests; full GETs in parallel later.
-        let least = FIRST_WINDOW.min(window / BLOCK as u64 * BLOCK as u64).min(bounds.get);
-        let get = round_up(window / 2).clamp(least, bounds.get);
-        let wanted = target.saturating_sub(c.ahead);
-        if wanted == 0 || (wanted < get && target < bounds.size) {
-            return None;
-        }
-        // Whole GETs, so that a stream settles at the largest ones; the rest comes with the next.
-        let range = if target == bounds.size { c.ahead..target } else { c.ahead..c.ahead + wanted / get * get };
-        Some(Wish { cursor, range, get })
+        // As large as the share allows while two of them fit into it, and no smaller than the first window.
+        let share = (bounds.window / 2).max(FIRST_WINDOW.min(bounds.window));
+        let get = (bounds.get.min(share) / BLOCK as u64 * BLOCK as u64).max(BLOCK as u64);
+        let end = c.start.saturating_add(get_end(c.ahead.saturating_sub(c.start), get)).min(bounds.size);
+        // Whole GETs or none.
+        (end <= target).then_some(Wish { cursor, range: c.ahead..end })
     }
 
     /// What the stream of `access` has left far behind since it was last asked; nothing while the handle has other
@@ -201,6 +206,11 @@ impl Pattern {
     }
 }
 
+/// Where a GET ends that begins `from` bytes after the start of its stream, counted from there. `get`: the largest one.
+fn get_end(from: u64, get: u64) -> u64 {
+    FIRST_ENDS.into_iter().find(|end| from < *end && *end < get).unwrap_or((from / get + 1) * get)
+}
+
 fn round_up(offset: u64) -> u64 {
     offset.div_ceil(BLOCK as u64).saturating_mul(BLOCK as u64)
 }
@@ -219,11 +229,11 @@ mod tests {
         let access = p.note(offset, offset + len);
         let mut gets = Vec::new();
         while let Some(w) = p.wish(access, bounds) {
-            assert!(w.range.start < w.range.end && w.range.end <= bounds.size && w.get <= bounds.get);
+            assert!(w.range.start < w.range.end && w.range.end <= bounds.size);
+            assert!(w.range.end - w.range.start <= bounds.get);
             assert_eq!(w.range.start % BLOCK as u64, 0);
-            let end = w.range.end.min(w.range.start + w.get);
-            gets.push(w.range.start..end);
-            p.asked(&w, end);
+            p.asked(&w, w.range.end);
+            gets.push(w.range);
         }
         gets
     }
@@ -253,6 +263,39 @@ mod tests {
         assert_eq!(gets.last().map(|g| g.end - g.start), Some(8 * MIB));
         // Without gaps and without repeats.
         assert!(gets.windows(2).all(|w| w[0].end == w[1].start));
+    }
+
+    #[test]
+    fn the_gets_of_a_stream_do_not_depend_on_the_order_and_the_size_of_its_reads() {
+        let ends = |reads: &[(u64, u64)]| {
+            let mut p = Pattern::default();
+            let mut ends = Vec::new();
+            for (offset, len) in reads {
+                let access = p.note(*offset, offset + len);
+                // What is missed goes along with what is wished for.
+                let mut from = access.from;
+                while let Some(w) = p.wish(access, BOUNDS) {
+                    assert!(from <= w.range.start);
+                    from = w.range.end;
+                    p.asked(&w, from);
+                    ends.push(from);
+                }
+            }
+            ends
+        };
+        let in_order = |step: u64| (0..64 * MIB).step_by(step as usize).map(|at| (at, step)).collect::<Vec<_>>();
+        let expected = ends(&in_order(128 * KIB));
+        assert_eq!(expected[..5], [MIB, 3 * MIB, 8 * MIB, 16 * MIB, 24 * MIB]);
+        assert_eq!(ends(&in_order(256 * KIB)), expected);
+        assert_eq!(ends(&in_order(MIB)), expected[1..]);
+        let mut shuffled = in_order(128 * KIB);
+        shuffled[2..].chunks_mut(4).for_each(<[_]>::reverse);
+        assert_eq!(ends(&shuffled), expected);
+        // The second of three pieces came last: it is asked for with the third.
+        let mut p = Pattern::default();
+        p.note(0, 128 * KIB);
+        p.note(128 * KIB, 256 * KIB);
+        assert_eq!(p.note(384 * KIB, 512 * KIB).from, 256 * KIB);
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! One open handle: its pattern, its read-ahead, its two ways to read.
 //!
-//! Lock: `pattern` is held over the synchronous part of a read (look, claim, spawn), never across an await; the
-//! cache's and the budget's locks are taken inside it.
+//! Locks: `pattern` is held over the synchronous part of a read (look, claim, spawn), `whole` while GETs of all of the
+//! object are started, neither across an await nor inside the other; the cache's and the budget's locks are taken inside.
 
 use std::ops::Range;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::fetch::runs;
@@ -31,6 +33,8 @@ struct Inner {
     cached: Arc<CachedObject>,
     number: u64,
     pattern: Mutex<Pattern>,
+    /// Up to where the object was asked for, while all of it is being fetched.
+    whole: Mutex<Option<u64>>,
     /// GETs of this handle; aborted with it. Whoever else waits for one of their blocks claims it anew.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -46,6 +50,7 @@ impl Reader {
             reads,
             object,
             pattern: Mutex::default(),
+            whole: Mutex::default(),
             tasks: Mutex::default(),
         });
         Reader { inner }
@@ -79,9 +84,9 @@ impl Reader {
             let part = part_of(&range, indexes.start);
             return (part.end <= block.len()).then(|| block.slice(part));
         }
-        let mut out = BytesMut::with_capacity((range.end - range.start) as usize);
+        let mut out = i.reads.replies.take((range.end - range.start) as usize);
         for (index, block) in indexes.zip(blocks) {
-            out.extend_from_slice(within(&range, index, &block).ok()?);
+            out.push(within(&range, index, &block).ok()?);
         }
         Some(out.freeze())
     }
@@ -135,8 +140,42 @@ impl Inner {
     }
 
     async fn read_step(&self, range: Range<u64>) -> Result<Bytes> {
+        let begun = Instant::now();
+        let (slots, streaming) = self.start(&range);
+        let missed = !streaming && slots.iter().any(|slot| matches!(slot, Slot::Wait { .. }));
+        let offset = range.start;
+        let done = self.finish(range, slots).await;
+        if missed && done.is_ok() {
+            self.missed(offset, begun.elapsed());
+        }
+        done
+    }
+
+    /// A read that is no part of a stream has waited for the store.
+    fn missed(&self, offset: u64, waited: Duration) {
+        let size = self.object.size;
+        if self.reads.fits(size) && self.reads.missed(&self.cached, offset, size, waited) {
+            tracing::debug!(key = %self.object.id.key, size, "read all over: the rest is fetched");
+            *self.whole.lock() = Some(0);
+            self.fetch_whole();
+        }
+    }
+
+    /// Goes on with fetching all of the object, as far as slots and memory are free right now.
+    fn fetch_whole(&self) {
+        let mut whole = self.whole.lock();
+        while let Some(start) = *whole {
+            let end = (start + self.reads.get_size()).min(self.object.size);
+            let asked = if start < end { self.fetch_ahead(start..end, &self.reads.whole_gets) } else { end };
+            *whole = (asked < self.object.size).then_some(asked);
+            if asked < end {
+                return;
+            }
+        }
+    }
+
+    async fn finish(&self, range: Range<u64>, mut slots: Vec<Slot>) -> Result<Bytes> {
         let indexes = blocks_of(&range);
-        let mut slots = self.start(&range);
         if slots.len() == 1
             && let Some(slot) = slots.pop()
         {
@@ -147,39 +186,42 @@ impl Inner {
             }
             return Ok(block.slice(part));
         }
-        let mut out = BytesMut::with_capacity((range.end - range.start) as usize);
-        let mut take = |data: &[u8]| out.extend_from_slice(data);
+        let mut out = self.reads.replies.take((range.end - range.start) as usize);
+        let mut take = |data: &[u8]| out.push(data);
         self.reads.gather(&self.object, &self.cached, range, slots, &mut take).await?;
         Ok(out.freeze())
     }
 
-    /// The synchronous part of a read: starts the GETs that are needed and those that are wished for.
-    fn start(&self, range: &Range<u64>) -> Vec<Slot> {
+    /// The synchronous part of a read: starts the GETs that are needed and those that are wished for. Also tells whether
+    /// it is part of a stream.
+    fn start(&self, range: &Range<u64>) -> (Vec<Slot>, bool) {
         let indexes = blocks_of(range);
+        let blocks = self.object.size.div_ceil(BLOCK as u64);
         let mut pattern = self.pattern.lock();
         let access = pattern.note(range.start, range.end);
         let touch = if access.streaming { Touch::Keep } else { Touch::Young };
         self.leave_behind(&mut pattern, access);
-        let mut extra = None;
-        if self.object.size <= SMALL {
-            extra = Some(0..self.object.size.div_ceil(BLOCK as u64));
-        } else if let Some(wish) = self.wish(&pattern, Some(access))
-            && wish.range.start == indexes.end * BLOCK as u64
-        {
-            // Blocks that are missed and blocks that are wished for are neighbours: one GET.
-            let end = wish.range.end.min(indexes.start * BLOCK as u64 + wish.get).div_ceil(BLOCK as u64);
-            if end > indexes.end {
-                extra = Some(indexes.end..end);
-            }
-        }
-        let grown = extra.clone();
+        // Blocks that are missed and blocks that are wished for are neighbours: one GET.
+        let mut asked = None;
+        let extra = if self.object.size <= SMALL {
+            Some(0..blocks)
+        } else if access.streaming {
+            let wish = self.wish(&pattern, Some(access)).filter(|w| w.range.start == indexes.end * BLOCK as u64);
+            asked = wish.map(|w| w.range.end);
+            Some(access.from / BLOCK as u64..asked.map_or(indexes.end, |end| end.div_ceil(BLOCK as u64)))
+        } else {
+            let reach = self.reads.reach(&self.cached, self.object.size) / BLOCK as u64;
+            (reach > 0).then(|| indexes.end..(indexes.end + reach).min(blocks))
+        };
         let spawn = &mut |task| self.spawn(task);
         let (slots, with_extra) = self.reads.demand(&self.object, &self.cached, indexes, touch, extra, spawn);
-        if let Some(grown) = grown.filter(|_| with_extra) {
-            pattern.asked_to(access, (grown.end * BLOCK as u64).min(self.object.size));
+        if let Some(end) = asked.filter(|_| with_extra) {
+            pattern.asked_to(access, end);
         }
         self.read_ahead(&mut pattern, Some(access));
-        slots
+        drop(pattern);
+        self.fetch_whole();
+        (slots, access.streaming)
     }
 
     /// Gives up what a stream has passed: the kernel has it in pages of its own, which it can drop when it needs to,
@@ -215,8 +257,8 @@ impl Inner {
     fn read_ahead(&self, pattern: &mut Pattern, access: Option<Access>) {
         while let Some(wish) = self.wish(pattern, access) {
             let start = wish.range.start;
-            let end = wish.range.end.min(start + wish.get);
-            let asked = self.fetch_ahead(start..end);
+            let end = wish.range.end;
+            let asked = self.fetch_ahead(start..end, &self.reads.gets);
             if asked > start {
                 pattern.asked(&wish, asked);
             }
@@ -226,15 +268,15 @@ impl Inner {
         }
     }
 
-    /// Starts GETs for the absent blocks of `range`; returns up to where everything is there or on its way.
-    fn fetch_ahead(&self, range: Range<u64>) -> u64 {
+    /// Starts GETs for the absent blocks of `range`, as many as `slots` has; returns up to where everything is there or on its way.
+    fn fetch_ahead(&self, range: Range<u64>, slots: &Arc<Semaphore>) -> u64 {
         let reads = &self.reads;
         let claims = reads.cache.claim_absent(&self.cached, blocks_of(&range));
         for run in runs(claims, reads.get_size() / BLOCK as u64) {
             // Ends the loop when there is no slot or no memory: the remaining claims are dropped, hence free again.
             let here = run.claims.first().map_or(range.end, |c| c.index() * BLOCK as u64);
             let blocks = run.claims.len() as u32;
-            let Ok(get) = reads.gets.clone().try_acquire_owned() else { return here };
+            let Ok(get) = slots.clone().try_acquire_owned() else { return here };
             let Ok(ahead) = reads.ahead.clone().try_acquire_many_owned(blocks) else { return here };
             let Some(lease) = reads.cache.budget().try_lease(run.cost(self.object.size)) else { return here };
             let fetch = reads.clone().fetch(self.object.clone(), self.cached.clone(), run, lease, None);
@@ -244,6 +286,7 @@ impl Inner {
                 drop((get, ahead));
                 if let Some(me) = me.upgrade() {
                     me.read_ahead(&mut me.pattern.lock(), None);
+                    me.fetch_whole();
                 }
             }));
         }

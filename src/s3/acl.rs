@@ -140,6 +140,26 @@ pub fn canned_name(acl: &Acl) -> Option<&'static str> {
     }
 }
 
+/// Headers of a request that the client sets itself.
+const OURS: [&str; 4] = ["acl", "date", "content-sha256", "security-token"];
+
+/// Whether a header may be added to a request, by its name in lower case: one of the store's own, and none that the
+/// client or the signature sets. Errors: [`Kind::Invalid`].
+pub fn check_extension(name: &str, value: &str) -> Result<()> {
+    let invalid = |text: String| Err(Error::new(Kind::Invalid, text));
+    let rest = name.strip_prefix("x-amz-").or_else(|| name.strip_prefix("x-obs-"));
+    let is_token = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    match rest.filter(|r| !r.is_empty() && r.chars().all(is_token)) {
+        None => return invalid(format!("`{name}` is none of the store's headers; they begin with x-amz- or x-obs-")),
+        Some(rest) if OURS.contains(&rest) => return invalid(format!("`{name}` is set by this program")),
+        Some(_) => {}
+    }
+    if value.is_empty() || !value.chars().all(|c| c == ' ' || c.is_ascii_graphic()) {
+        return invalid(format!("`{name}`: a value has visible ASCII characters"));
+    }
+    Ok(())
+}
+
 impl S3 {
     async fn get_acl(&self, op: Op, key: &str, version: Option<&str>) -> Result<Acl> {
         let action = Action::new(op, Method::Get, key).query("acl", "").version(version);
@@ -150,9 +170,19 @@ impl S3 {
         Ok(read(&document))
     }
 
-    async fn put_acl(&self, op: Op, key: &str, version: Option<&str>, change: &AclChange) -> Result<()> {
+    async fn put_acl(
+        &self,
+        op: Op,
+        key: &str,
+        version: Option<&str>,
+        change: &AclChange,
+        headers: &[(String, String)],
+    ) -> Result<()> {
         let mut action = Action::new(op, Method::Put, key).query("acl", "").version(version);
         action.native = is_native(change);
+        for (name, value) in headers {
+            action = action.header(name.as_str(), value.as_str());
+        }
         let action = match change {
             AclChange::Canned(name) => action.header("x-amz-acl", name.as_str()),
             AclChange::Full(acl) => {
@@ -169,7 +199,18 @@ impl S3 {
 
     /// Replaces the list. A full one must name the real owner and grant it what it shall keep.
     pub async fn set_object_acl(&self, key: &Key, version: Option<&str>, acl: &AclChange) -> Result<()> {
-        self.put_acl(Op::PutObjectAcl, key.as_str(), version, acl).await
+        self.set_object_acl_with(key, version, acl, &[]).await
+    }
+
+    /// The same with further headers, which [`check_extension`] has found good.
+    pub async fn set_object_acl_with(
+        &self,
+        key: &Key,
+        version: Option<&str>,
+        acl: &AclChange,
+        headers: &[(String, String)],
+    ) -> Result<()> {
+        self.put_acl(Op::PutObjectAcl, key.as_str(), version, acl, headers).await
     }
 
     pub async fn bucket_acl(&self) -> Result<Acl> {
@@ -178,7 +219,12 @@ impl S3 {
 
     /// Replaces the list, as [`S3::set_object_acl`].
     pub async fn set_bucket_acl(&self, acl: &AclChange) -> Result<()> {
-        self.put_acl(Op::PutBucketAcl, "", None, acl).await
+        self.set_bucket_acl_with(acl, &[]).await
+    }
+
+    /// The same with further headers, as [`S3::set_object_acl_with`].
+    pub async fn set_bucket_acl_with(&self, acl: &AclChange, headers: &[(String, String)]) -> Result<()> {
+        self.put_acl(Op::PutBucketAcl, "", None, acl, headers).await
     }
 }
 
@@ -194,6 +240,20 @@ mod tests {
                 .map(|(g, p)| Grant { grantee: g.clone(), permission: (*p).into(), delivered: None })
                 .collect(),
             ..Acl::default()
+        }
+    }
+
+    // OBS-ACL-14
+    #[test]
+    fn only_headers_of_the_store_are_added() {
+        for name in ["x-amz-expected-bucket-owner", "x-obs-x", "x-amz-meta-a_b"] {
+            check_extension(name, "a b").unwrap();
+        }
+        for name in ["host", "authorization", "x-amz-", "x-amz-a b", "x-amz-acl", "x-obs-date", "X-Amz-Test", ""] {
+            assert_eq!(check_extension(name, "v").unwrap_err().kind(), Kind::Invalid, "{name}");
+        }
+        for value in ["", "a\nb", "é"] {
+            assert_eq!(check_extension("x-amz-test", value).unwrap_err().kind(), Kind::Invalid, "{value}");
         }
     }
 

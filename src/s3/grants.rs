@@ -119,14 +119,19 @@ pub fn parse_lines(text: &str, of: &provider::Acl, of_bucket: bool) -> Result<Wa
     Ok(Wanted { owner: None, grants, delivered: None })
 }
 
+/// A grantee in the form that [`parse_lines`] reads.
+pub fn format_grantee(grantee: &Grantee) -> String {
+    match grantee {
+        Grantee::User { id, .. } => format!("id={id}"),
+        Grantee::Group(uri) => short_group(uri).map_or_else(|| format!("uri={uri}"), str::to_owned),
+        Grantee::Email(email) => format!("email={email}"),
+    }
+}
+
 /// The grants in the form that [`parse_lines`] reads.
 pub fn format_lines(acl: &Acl) -> String {
     let line = |g: &Grant| {
-        let grantee = match &g.grantee {
-            Grantee::User { id, .. } => format!("id={id}"),
-            Grantee::Group(uri) => short_group(uri).map_or_else(|| format!("uri={uri}"), str::to_owned),
-            Grantee::Email(email) => format!("email={email}"),
-        };
+        let grantee = format_grantee(&g.grantee);
         let delivered = match g.delivered {
             None => "",
             Some(true) => " delivered",

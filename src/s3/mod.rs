@@ -46,7 +46,7 @@ use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 use url::Url;
 
-pub use acl::canned_name;
+pub use acl::{canned_name, check_extension};
 pub use address::Addressing;
 pub use body::Body;
 pub use bucket::check_bucket_name;

@@ -161,14 +161,13 @@ async fn bytes(io: &Arc<Writes>, job: &Job) -> Result<Stored> {
         let stored = match plan(&clean, job.size, &limits).map_err(|e| e.with_key(&job.key))? {
             Plan::Put => put(io, job).await?,
             Plan::Parts(parts) => {
-                let copies = parts.iter().any(|p| matches!(p, PlannedPart::Copy(_)));
                 let upload = Upload::new(io.clone(), job.key.clone(), job.object.clone());
                 let parts = parts.into_iter().zip(1..).map(|(p, n)| (n, p)).collect();
                 let done = match send_parts(io, job, &upload, parts).await {
                     // It was learnt just now that this store copies no parts.
                     Err(e) if e.kind() == Kind::Unsupported && limits.part_copy && !io.limits().part_copy => continue,
                     // Ceph 16 refuses copies of parts to every session of a role, which may read and write all the same.
-                    Err(e) if e.kind() == Kind::Denied && copies => {
+                    Err(e) if e.kind() == Kind::Denied && upload.was_refused_a_copy() => {
                         refused = Some(e);
                         continue;
                     }
@@ -349,6 +348,10 @@ async fn one_part(
             match (error.kind(), &pieces[0].from) {
                 (Kind::Unsupported, _) => {
                     io.no_part_copy.store(true, Ordering::Relaxed);
+                    Err(error)
+                }
+                (Kind::Denied, _) => {
+                    upload.note_refused_copy();
                     Err(error)
                 }
                 // The source has gone; its bytes may still be cached.

@@ -12,7 +12,7 @@ use super::commit::Job;
 use super::conflict;
 use super::layers;
 use super::state::{Frozen, State, Stuck};
-use super::{Committed, Writer};
+use super::{Committed, Writer, is_passing};
 
 impl Writer {
     /// Stores everything; `None` when nothing was dirty. Concurrent calls are one commit.
@@ -38,8 +38,10 @@ impl Writer {
         }
         let mut last = None;
         // A streamed upload carries the headers of its beginning: if they changed, another round sets them. One that
-        // failed before is completed as it was, and what came after it is stored by another round.
-        for _ in 0..3 {
+        // failed before is completed as it was, and what came after it is stored by another round. Because its bytes are
+        // nowhere else, one that fails now for a reason that may pass is tried again at once.
+        let mut again = false;
+        for _ in 0..4 {
             let Some((job, repeated)) = self.freeze().await? else { break };
             let stale = job.stream.as_ref().is_some_and(|s| s.upload.object != job.object);
             let headers_only = last.is_some() && job.is_headers_only();
@@ -52,6 +54,11 @@ impl Writer {
                     tracing::warn!("stored, but not yet with its attributes: {e}");
                     stored.headers_pending = true;
                     break;
+                }
+                (Err(e), _) if !again && is_passing(e.kind()) && self.state.lock().stuck.is_some() => {
+                    tracing::debug!("a streamed file is tried again: {e}");
+                    again = true;
+                    continue;
                 }
                 (Err(e), stored) => {
                     self.state.lock().published = stored.take();

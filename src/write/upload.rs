@@ -46,6 +46,8 @@ pub(super) struct Upload {
     id: OnceCell<Begun>,
     /// What parts were copied from.
     sources: Mutex<Vec<Object>>,
+    /// A copy of a part was forbidden.
+    refused: AtomicBool,
     complete: AtomicBool,
     /// When (by the store's clock) its completion was first asked for: since then it may have happened.
     asked: Mutex<Option<SystemTime>>,
@@ -62,6 +64,7 @@ impl Upload {
             object,
             id: OnceCell::new(),
             sources: Mutex::default(),
+            refused: AtomicBool::new(false),
             complete: AtomicBool::new(false),
             asked: Mutex::default(),
         })
@@ -106,6 +109,15 @@ impl Upload {
 
     pub fn copied_from(&self) -> Vec<Object> {
         self.sources.lock().clone()
+    }
+
+    /// The store forbade to copy a part.
+    pub fn note_refused_copy(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    pub fn was_refused_a_copy(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// `parts` in order; their sizes must add up to `size`. May be asked again after an error, unless

@@ -4,7 +4,7 @@ use super::Place;
 
 const K: &str = "s3://bucket/k";
 
-// XOS-ACL-01 to XOS-ACL-03, OBS-ACL-07, OBS-ACL-11, OBS-ACL-13, OBS-ACL-15
+// XOS-ACL-01 to XOS-ACL-03, OBS-ACL-07, OBS-ACL-11, OBS-ACL-13
 #[test]
 fn the_access_control_list_is_shown_and_set() {
     let place = Place::new();
@@ -26,7 +26,7 @@ fn the_access_control_list_is_shown_and_set() {
     assert!(place.ok(&["object", "acl", "get", K]).contains("canned: private\n"));
 }
 
-// XOS-TAG-01 to XOS-TAG-07
+// XOS-TAG-01 to XOS-TAG-05
 #[test]
 fn tags_are_shown_set_and_removed() {
     let place = Place::new();
@@ -127,7 +127,7 @@ fn an_archived_object_is_restored() {
     assert!(told.starts_with("--tier Soon: write "), "{told}");
 }
 
-// XOS-OBJ-20, XOS-OBJ-21, XOS-VER-01 to XOS-VER-04, CON-07
+// XOS-OBJ-20, XOS-OBJ-21, XOS-VER-01, XOS-VER-02, XOS-VER-04, CON-07
 #[test]
 fn old_versions_are_listed_fetched_restored_and_deleted() {
     let place = Place::new();

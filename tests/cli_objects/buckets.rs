@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Place;
 
-// XOS-BKT-01 to XOS-BKT-04, XOS-BKT-08, OBS-ACL-09
+// XOS-BKT-01 to XOS-BKT-04, XOS-BKT-08
 #[test]
 fn buckets_are_created_shown_and_deleted() {
     let place = Place::new();
@@ -33,7 +33,7 @@ fn buckets_are_created_shown_and_deleted() {
     );
 }
 
-// XOS-BKT-05 to XOS-BKT-07
+// XOS-BKT-05, XOS-BKT-07
 #[test]
 fn the_list_of_a_bucket_is_shown_and_set() {
     let place = Place::new();
@@ -171,7 +171,7 @@ fn single_statements_are_added_changed_and_removed() {
     assert_eq!(place.fails(1, &["bucket", "policy", "get", "bucket"]), "\"bucket\" has no policy");
 }
 
-// XOS-STS-11 to XOS-STS-14, POL-GEN-13
+// XOS-STS-13, XOS-STS-14, POL-GEN-13
 #[test]
 fn policies_are_validated_explained_and_suggested_without_a_store() {
     let place = Place::new();
@@ -205,7 +205,7 @@ fn policies_are_validated_explained_and_suggested_without_a_store() {
     assert!(place.server.log().is_empty());
 }
 
-// XOS-LC-01, XOS-LC-03 to XOS-LC-12
+// XOS-LC-01, XOS-LC-03 to XOS-LC-09, XOS-LC-11, XOS-LC-12
 #[test]
 fn lifecycle_rules_are_added_switched_and_removed() {
     let place = Place::new();

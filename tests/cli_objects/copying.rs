@@ -31,7 +31,7 @@ fn a_small_file_goes_up_and_down_in_one_request_each_way() {
     assert_eq!(place.read("empty2"), b"");
 }
 
-// XOS-TRF-01 to XOS-TRF-04, XOS-MPU-01 to XOS-MPU-04, XOS-MPU-11
+// XOS-TRF-01 to XOS-TRF-04, XOS-MPU-01, XOS-MPU-02, XOS-MPU-04, XOS-MPU-11
 #[test]
 fn a_large_file_goes_in_parts_both_ways() {
     let place = Place::new();
@@ -136,7 +136,7 @@ fn keys_that_are_no_paths_are_told_and_left_out() {
     assert_eq!(place.read("out/good"), b"odd/good");
 }
 
-// XOS-OBJ-11 to XOS-OBJ-14
+// XOS-OBJ-11, XOS-OBJ-14
 #[test]
 fn a_copy_inside_the_store_moves_no_bytes() {
     let place = Place::new();
@@ -154,6 +154,21 @@ fn a_copy_inside_the_store_moves_no_bytes() {
     assert_eq!(stat["metadata"]["c"], "d");
     let told = place.run(&["cp", "s3://bucket/to", "s3://bucket/to"]);
     assert!(told.err.contains("source and target are the same object"), "{told:?}");
+}
+
+// CON-05
+#[test]
+fn a_copy_between_buckets_asks_the_source_for_its_size() {
+    let place = Place::new();
+    place.server.store().create_bucket("other");
+    // Over the size that the manual advises to copy in parts.
+    place.server.store().put_synthetic("bucket", "large", (1 << 30) + 1);
+    place.clear();
+    place.ok(&["cp", "-o", "provider=xos", "s3://bucket/large", "s3://other/large"]);
+    assert_eq!((place.count("CopyObject"), place.count("CompleteMultipartUpload")), (0, 1));
+    let log = place.server.log();
+    assert!(log.iter().any(|r| r.operation == "HeadObject" && r.bucket == "bucket"), "{log:?}");
+    assert_eq!(place.json(&["stat", "--json", "s3://other/large"])["size"], (1 << 30) + 1);
 }
 
 #[test]

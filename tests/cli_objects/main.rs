@@ -8,8 +8,11 @@
 mod attributes;
 mod buckets;
 mod copying;
+mod each;
+mod lists;
 mod mounted;
 mod objects;
+mod rights;
 mod signed;
 mod wrong;
 

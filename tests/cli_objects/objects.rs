@@ -28,7 +28,7 @@ fn buckets_and_objects_are_listed() {
     assert_eq!(place.fails(1, &["ls", "s3://bucket/none/"]), "nothing is stored below s3://bucket/none/");
 }
 
-// XOS-OBJ-02, XOS-OBJ-03
+// XOS-OBJ-02
 #[test]
 fn long_listings_go_page_by_page() {
     let place = Place::new();
@@ -72,7 +72,7 @@ fn rm_deletes_what_is_there() {
     assert_eq!(place.ok(&["rm", "-f", "s3://bucket/a"]), "");
 }
 
-// XOS-OBJ-16, XOS-OBJ-17, XOS-OBJ-18
+// XOS-OBJ-16, XOS-OBJ-18
 #[test]
 fn rm_r_deletes_a_directory_in_batches_and_nothing_beside_it() {
     let place = Place::new();

@@ -77,7 +77,7 @@ fn a_form_is_signed() {
     assert_eq!(place.fails(2, &["presign", "post", "--field", "x", "s3://bucket/k"]), "--field: `x`: write NAME=VALUE");
 }
 
-// XOS-STS-05 to XOS-STS-08, XOS-STS-16, STS-JS-02
+// XOS-STS-05 to XOS-STS-08, XOS-STS-16
 #[test]
 fn what_no_token_service_takes_is_not_sent() {
     let place = Place::new();
@@ -103,7 +103,7 @@ fn what_no_token_service_takes_is_not_sent() {
     assert!(place.server.log().is_empty());
 }
 
-// XOS-STS-04, XOS-STS-09 to XOS-STS-12
+// XOS-STS-04, XOS-STS-09, XOS-STS-10
 #[test]
 fn temporary_keys_work_and_are_printed_in_three_forms() {
     let place = Place::new();

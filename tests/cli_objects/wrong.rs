@@ -44,7 +44,7 @@ fn wrong_arguments_have_one_line() {
         (&["ls", "-o", "endpont=x", "s3://bucket"], "unknown option `endpont`; did you mean `endpoint`?"),
         (
             &["ls", "-o", "secret_key=x", "s3://bucket"],
-            "`secret_key` is not an option: command lines and /etc/fstab are readable by every user; put the keys into                       ~/.aws/credentials (profile=NAME) or into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            "`secret_key` is not an option: command lines and /etc/fstab are readable by every user; put the keys into ~/.aws/credentials (profile=NAME) or into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         ),
         (
             &["uploads", "parts", "s3://bucket"],

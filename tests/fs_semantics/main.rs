@@ -19,6 +19,7 @@ mod staging;
 mod streamed;
 mod versions;
 mod writing;
+mod wrong_values;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

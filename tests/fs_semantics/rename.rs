@@ -77,3 +77,23 @@ async fn rename_of_a_large_file_whose_parts_may_not_be_copied() {
     assert_eq!(w.mount().attribute("moved", "user.s3.tags").await.unwrap(), "team=web");
     assert_eq!(w.server.store().uploads(BUCKET), vec![], "no upload is left behind");
 }
+
+/// The kernel took the mount away before it told of the last close.
+// R47
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unlinked_file_whose_last_close_nobody_tells_of_goes_with_the_mount() {
+    let w = world();
+    w.put("read", "old");
+    w.put("replaced", "old");
+    let m = w.mount();
+    for name in ["read", "replaced"] {
+        m.open(name, read_only()).await.unwrap();
+        m.unlink(name).await.unwrap();
+    }
+    assert_eq!(w.keys(), ["read", "replaced"], "they go with their last close");
+    // Somebody else's file of that name is not ours to delete.
+    w.put("replaced", "new");
+    let left = m.0.drain(std::time::Duration::from_secs(20)).await;
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(w.keys(), ["replaced"]);
+}

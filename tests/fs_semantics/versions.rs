@@ -129,3 +129,28 @@ async fn a_read_while_a_commit_is_being_answered_sees_what_was_written() {
     assert_eq!(m.at(fh, 0, 4).await.unwrap(), "newo");
     m.close(fh).await.unwrap();
 }
+
+/// A rename has deleted the old name, and the answer to that is still on its way.
+// R48
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_while_a_rename_is_being_answered_goes_on() {
+    let w = world();
+    for (operation, from, to) in [("DeleteObject", "f", "g"), ("DeleteObjects", "d", "e")] {
+        let path = |at: &str| if at == "d" || at == "e" { format!("{at}/f") } else { at.to_owned() };
+        w.put(&path(from), vec![b'o'; (24 * MIB) as usize]);
+        let m = w.mount();
+        for mode in [read_only(), read_write()] {
+            let fh = m.open(&path(from), mode).await.unwrap().fh;
+            w.server.clear_log();
+            w.server.knobs().fail(Rule::new(operation, Action::Stall(std::time::Duration::from_secs(1))));
+            let (fs, source, target) = (m.0.clone(), from.to_owned(), to.to_owned());
+            let rename = tokio::spawn(async move { Mount(fs).rename(&source, &target).await });
+            let within = std::time::Duration::from_secs(20);
+            common::eventually(within, "the old object is gone", || w.get(&path(from)).is_none());
+            assert_eq!(m.at(fh, 20 * MIB, 4).await.unwrap(), "oooo", "{operation}");
+            rename.await.unwrap().unwrap();
+            m.close(fh).await.unwrap();
+            m.rename(to, from).await.unwrap();
+        }
+    }
+}

@@ -95,7 +95,7 @@ fn headers_and_metadata_of_either_are_read_by_the_other() {
     assert_eq!((&head["Metadata"], head["ContentEncoding"].as_str()), (&metadata, Some("br")));
 }
 
-// XOS-TAG-01 to XOS-TAG-05
+// XOS-TAG-01, XOS-TAG-02, XOS-TAG-03, XOS-TAG-05, XOS-TAG-08
 #[test]
 fn tags_of_either_are_read_by_the_other() {
     let mut place = Place::new();

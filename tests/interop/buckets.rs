@@ -158,7 +158,7 @@ fn of_xosfs(lines: &[Value]) -> Vec<(String, bool, bool)> {
     all
 }
 
-// XOS-VER-01 to XOS-VER-04, XOS-OBJ-20, XOS-OBJ-21
+// XOS-VER-01, XOS-VER-02, XOS-VER-04, XOS-OBJ-20, XOS-OBJ-21
 #[test]
 fn versions_of_either_are_listed_read_and_brought_back_by_the_other() {
     let mut place = Place::new();

@@ -28,7 +28,7 @@ fn etag(bytes: &[u8], part: usize) -> String {
     format!("{hex}-{}", bytes.len().div_ceil(part))
 }
 
-// XOS-MPU-01 to XOS-MPU-04, XOS-TRF-01 to XOS-TRF-04
+// XOS-MPU-01, XOS-MPU-02, XOS-MPU-04, XOS-TRF-01 to XOS-TRF-03
 #[test]
 fn parts_of_either_make_the_same_object() {
     let mut place = Place::new();
@@ -78,7 +78,7 @@ fn a_mount_and_boto_read_each_other_s_large_files() {
     mount.umount();
 }
 
-// XOS-MPU-05 to XOS-MPU-07
+// XOS-MPU-05, XOS-MPU-06, XOS-MPU-10
 #[test]
 fn an_upload_begun_by_boto_is_seen_resumed_and_aborted() {
     let mut place = Place::new();
