@@ -145,6 +145,7 @@ struct Inner {
     key: Option<String>,
     reply: Option<Reply>,
     fix: Option<String>,
+    quiet: bool,
 }
 
 /// One failure: cheap to clone, because every reader waiting for one block and every later call on a failed
@@ -155,7 +156,7 @@ pub struct Error(Arc<Inner>);
 impl Error {
     /// `what` says what was being done, in the present tense and without key or URL: "put object".
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
-        Error(Arc::new(Inner { kind, what: what.into(), key: None, reply: None, fix: None }))
+        Error(Arc::new(Inner { kind, what: what.into(), key: None, reply: None, fix: None, quiet: false }))
     }
 
     fn edit(self, f: impl FnOnce(&mut Inner)) -> Self {
@@ -165,6 +166,7 @@ impl Error {
             key: a.key.clone(),
             reply: a.reply.clone(),
             fix: a.fix.clone(),
+            quiet: a.quiet,
         });
         f(&mut inner);
         Error(Arc::new(inner))
@@ -186,6 +188,16 @@ impl Error {
     /// What the administrator should change, as a phrase for the end of the line.
     pub fn with_fix(self, fix: impl Into<String>) -> Self {
         self.edit(|i| i.fix = Some(fix.into()))
+    }
+
+    /// Nothing that anybody should read of: the kernel asks again.
+    pub fn quietly(self) -> Self {
+        self.edit(|i| i.quiet = true)
+    }
+
+    /// Whether the log should have it.
+    pub fn is_news(&self) -> bool {
+        self.0.kind.is_news() && !self.0.quiet
     }
 
     pub fn kind(&self) -> Kind {

@@ -5,6 +5,8 @@
 //! 2. Memory never touched before is several times slower to fill than memory just given up, so a few full-size
 //!    buffers are kept warm. They hold no lease; their number is bounded by [`WARM_MAX`] and a share of the budget.
 
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -62,6 +64,23 @@ impl BlockBuffer {
         let n = data.len().min(self.missing());
         self.bytes.extend_from_slice(&data[..n]);
         n
+    }
+
+    /// Takes what is missing from `file`, where the block's bytes start at `offset`. Waits for the disk.
+    ///
+    /// Errors: [`io::ErrorKind::UnexpectedEof`] when the file ends before.
+    pub(super) fn fill_from(&mut self, file: &File, offset: u64) -> io::Result<()> {
+        while self.missing() > 0 {
+            let at = offset + self.bytes.len() as u64;
+            match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut self.bytes), at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                // There may be more room than was asked for.
+                Ok(_) => self.bytes.truncate(self.len),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
     }
 
     /// The shared form. The lease ends and the buffer is used again when the last slice is dropped.

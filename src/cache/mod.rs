@@ -10,6 +10,7 @@
 //! never taken under them, because taking one may call back into [`BlockCache::reclaim`].
 
 mod buffer;
+pub mod disk;
 mod flight;
 #[cfg(test)]
 mod tests;

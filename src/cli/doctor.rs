@@ -174,6 +174,9 @@ fn mount(findings: &mut Findings, path: &Path) {
             if let (Some(error), Some(at)) = (&status.requests.last_error, &status.requests.last_error_at) {
                 findings.note("last error", format!("{at}: {error}"), "");
             }
+            if let Some(trouble) = status.disk.as_ref().and_then(|d| d.trouble.as_ref()) {
+                findings.note("cache", format!("not used for now: {trouble}"), "look at the disk of `cache_dir`");
+            }
             for file in status.files.dirty.iter().filter(|d| d.error.is_some()) {
                 let why = file.error.clone().unwrap_or_default();
                 findings.wrong("not stored", format!("{}: {why}", file.key), "change what it says, then: xosfs flush");
@@ -208,6 +211,14 @@ fn machine(findings: &mut Findings, options: &Options) {
     match connect::check_staging(&staging) {
         Ok(()) => findings.ok("staging", format!("{} can be written", staging.display())),
         Err(e) => findings.failed("staging", Verdict::Wrong, &e),
+    }
+    if let Some(dir) = &options.disk.dir {
+        match connect::check_cache(dir) {
+            Ok(()) => findings.ok("cache", format!("{} can be written, and by nobody else", dir.display())),
+            // The mount refuses a directory that others can get at, and does without one that does not work.
+            Err(e) if e.kind() == Kind::Unavailable => findings.failed("cache", Verdict::Note, &e),
+            Err(e) => findings.failed("cache", Verdict::Wrong, &e),
+        }
     }
 }
 

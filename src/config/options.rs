@@ -6,11 +6,12 @@
 //! 3. No secret is ever an option: `/proc/PID/cmdline` and `/etc/fstab` are readable by everybody.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::disk::DiskOptions;
 use super::table::{Spec, TABLE};
+pub use super::value::MetricsAddress;
 use super::{memory, value};
 
 macro_rules! choices {
@@ -81,6 +82,10 @@ choices!(
     OnConflict { Overwrite = "overwrite", Fail = "fail", KeepBoth = "keep_both" }
 );
 choices!(
+    /// Whether the kernel may read from the disk cache by itself.
+    Passthrough { Auto = "auto", Off = "off" }
+);
+choices!(
     /// How versions are reached.
     Versions { Names = "names", Dir = "dir" }
 );
@@ -95,23 +100,6 @@ pub enum Log {
     Journald,
     Syslog,
     File(PathBuf),
-}
-
-/// Where the metrics are served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MetricsAddress {
-    /// A loopback address; port 0 takes any.
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
-impl fmt::Display for MetricsAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            MetricsAddress::Tcp(at) => write!(f, "{at}"),
-            MetricsAddress::Unix(path) => write!(f, "{}", path.display()),
-        }
-    }
 }
 
 /// Flags that the kernel keeps for every file system, and security labels.
@@ -177,6 +165,7 @@ pub struct Options {
     pub memory: Option<u64>,
     /// Bytes.
     pub max_readahead: u64,
+    pub disk: DiskOptions,
     pub staging_dir: Option<PathBuf>,
     /// Bytes.
     pub part_size: u64,
@@ -276,7 +265,7 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("bucket_size", "capacity"),
     ("memory_limit", "memory"),
     ("max_cache_size", "memory"),
-    ("use_cache", "staging_dir"),
+    ("use_cache", "cache_dir"),
     ("tmpdir", "staging_dir"),
     ("dbglevel", "log_level"),
     ("logfile", "log"),
@@ -314,6 +303,7 @@ impl Default for Options {
             capacity: 0,
             memory: None,
             max_readahead: 0,
+            disk: DiskOptions::default(),
             staging_dir: None,
             part_size: 0,
             max_uploads: 0,

@@ -40,6 +40,7 @@ fn every_option_has_an_effect() {
         "content_type" => "text/x-odd",
         "acl" => "public-read",
         "attrs" => "ignore",
+        "passthrough" => "off",
         "checksum" => "md5",
         "on_conflict" => "fail",
         "addressing" => "path",

@@ -7,57 +7,11 @@ use std::time::Duration;
 
 use super::memory;
 use super::options::{
-    Addressing, Attrs, Checksum, ListVersion, Log, LogLevel, OnConflict, Options, ProviderChoice, Signature, Versions,
-    XattrList,
+    Addressing, Attrs, Checksum, ListVersion, Log, LogLevel, OnConflict, Passthrough, ProviderChoice, Signature,
+    Versions, XattrList,
 };
-use super::value::{self, Parsed};
-
-/// One option.
-pub struct Spec {
-    pub name: &'static str,
-    pub group: Group,
-    /// What stands behind the `=`; empty for a flag.
-    pub value: &'static str,
-    /// Empty: unset.
-    pub default: &'static str,
-    /// What it does, then why the default is what it is.
-    pub doc: &'static str,
-    pub(super) set: fn(&mut Options, &str) -> Parsed<()>,
-}
-
-impl Spec {
-    pub fn is_flag(&self) -> bool {
-        self.value.is_empty()
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Group {
-    Store,
-    Access,
-    Freshness,
-    Memory,
-    Objects,
-    Patience,
-    Daemon,
-}
-
-impl Group {
-    pub const ALL: [Group; 7] =
-        [Group::Store, Group::Access, Group::Freshness, Group::Memory, Group::Objects, Group::Patience, Group::Daemon];
-
-    pub const fn title(self) -> &'static str {
-        match self {
-            Group::Store => "The store",
-            Group::Access => "Who may do what",
-            Group::Freshness => "Names and freshness",
-            Group::Memory => "Memory and transfers",
-            Group::Objects => "New objects",
-            Group::Patience => "Deadlines and retries",
-            Group::Daemon => "The daemon",
-        }
-    }
-}
+pub use super::spec::{Group, Spec};
+use super::value;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -364,6 +318,42 @@ pub static TABLE: &[Spec] = &[
         doc: "Largest read-ahead of one open file. 32M keeps a 10 Gbit/s line busy at 25 ms round trip. 0: nothing is \
               fetched that was not asked for, small files of a directory neither.",
         set: |o, v| value::size(v, 0..=4 * GIB).map(|v| o.max_readahead = v),
+    },
+    Spec {
+        name: "cache_dir",
+        group: Group::Memory,
+        value: "DIR",
+        default: "",
+        doc: "Keep what is read and written in files below this directory, so that reading it again costs no transfer, also \
+              after a restart; a local disk, mode 0700. Several mounts may share it. Unset: blocks are kept in memory only.",
+        set: |o, v| value::path(v).map(|v| o.disk.dir = Some(v)),
+    },
+    Spec {
+        name: "cache_size",
+        group: Group::Memory,
+        value: "SIZE",
+        default: "10G",
+        doc: "Bytes that the files in `cache_dir` may take; what was not used for longest goes first. An object larger than a \
+              quarter of it is not kept whole. 10G fits most disks, and a working set that memory does not hold.",
+        set: |o, v| value::size(v, 16 * MIB..=(1 << 60)).map(|v| o.disk.size = v),
+    },
+    Spec {
+        name: "cache_free",
+        group: Group::Memory,
+        value: "SIZE",
+        default: "1G",
+        doc: "Bytes that stay free on the file system of `cache_dir`, whatever `cache_size` says: a full disk stops more than \
+              this mount.",
+        set: |o, v| value::size(v, 0..=(1 << 60)).map(|v| o.disk.free = v),
+    },
+    Spec {
+        name: "passthrough",
+        group: Group::Memory,
+        value: "auto|off",
+        default: "auto",
+        doc: "Let the kernel read files that are wholly in `cache_dir` from there, at the speed of that disk. auto: where it \
+              can (Linux 6.9) and the daemon has CAP_SYS_ADMIN. off: for tools that watch what is read.",
+        set: |o, v| value::choice(v, Passthrough::CHOICES).map(|v| o.disk.passthrough = v),
     },
     Spec {
         name: "staging_dir",

@@ -1,12 +1,28 @@
 //! The values that options take: sizes, durations, modes, users, endpoints. Each error says what to write.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use nix::unistd::{Gid, Group, Uid, User};
 
-use super::options::MetricsAddress;
+/// Where the metrics are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetricsAddress {
+    /// A loopback address; port 0 takes any.
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for MetricsAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MetricsAddress::Tcp(at) => write!(f, "{at}"),
+            MetricsAddress::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
 
 pub type Parsed<T> = Result<T, String>;
 

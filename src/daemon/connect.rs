@@ -251,6 +251,11 @@ pub fn check_staging(dir: &Path) -> Result<()> {
         })
 }
 
+/// The directory of the disk cache is ours alone and takes a file.
+pub fn check_cache(dir: &Path) -> Result<()> {
+    crate::cache::disk::check(dir)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -238,6 +238,19 @@ pub fn render(s: &Status, open: bool) -> String {
     page.counter("xosfs_cache_waits", "Blocks that somebody else was fetching.", c.waits);
     page.counter("xosfs_cache_misses", "Blocks fetched.", c.misses);
     page.counter("xosfs_cache_evictions", "Blocks given up to make room.", c.evicted);
+    if let Some(d) = &s.disk {
+        page.gauge("xosfs_disk_cache_bytes", "Bytes of files in the directory of the disk cache.", d.bytes);
+        page.gauge("xosfs_disk_cache_limit_bytes", "Bound on them (option cache_size).", d.limit);
+        page.counter("xosfs_disk_cache_hits", "Blocks read from the disk cache.", d.hits);
+        page.counter("xosfs_disk_cache_misses", "Blocks looked for there in vain.", d.misses);
+        page.counter("xosfs_disk_cache_writes", "Blocks written to it.", d.written);
+        page.counter("xosfs_disk_cache_dropped", "Blocks not kept, the disk being too slow or too full.", d.dropped);
+        page.counter("xosfs_disk_cache_damaged", "Blocks that were not what had been written.", d.damaged);
+        page.counter("xosfs_disk_cache_evictions", "Files removed to make room.", d.evicted);
+        page.counter("xosfs_disk_cache_evicted_bytes", "Bytes of those files.", d.evicted_bytes);
+        page.counter("xosfs_disk_cache_through", "Opened files that the kernel read there by itself.", d.through);
+        page.gauge("xosfs_disk_cache_usable", "1, or 0 while its disk fails.", u64::from(d.trouble.is_none()));
+    }
     page.gauge("xosfs_memory_used_bytes", "Memory of cached blocks, read-ahead and written bytes.", m.used);
     page.gauge("xosfs_memory_limit_bytes", "Bound on that memory (option memory).", m.bound);
     page.gauge("xosfs_written_bytes", "Memory of bytes written and not stored.", m.written);
@@ -286,7 +299,8 @@ mod tests {
     }
 
     fn status() -> Status {
-        let mut status = Status { source: "b:/p\"q\\".into(), ..Status::default() };
+        let disk = Some(super::super::status::Disk::default());
+        let mut status = Status { source: "b:/p\"q\\".into(), disk, ..Status::default() };
         status.requests.by_operation.insert("GetObject".into(), 3);
         status.requests.by_operation.insert("PutObject".into(), 1);
         status

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Request;
+use crate::cache::disk::DiskStats;
 use crate::fs::Fs;
 
 /// What a mount is and does. Sizes in bytes, counts since the start of the daemon.
@@ -40,6 +41,8 @@ pub struct Status {
     pub metrics: Option<String>,
     pub requests: Requests,
     pub cache: Cache,
+    /// Of a mount with `cache_dir`.
+    pub disk: Option<Disk>,
     pub memory: Memory,
     pub files: Files,
     /// What `writeback` still has to store, and what it could not.
@@ -73,6 +76,50 @@ pub struct Cache {
     pub waits: u64,
     pub misses: u64,
     pub evicted: u64,
+}
+
+/// The disk cache. Bytes and limit are of the directory, which other mounts may use, too.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Disk {
+    pub dir: PathBuf,
+    pub bytes: u64,
+    /// The option `cache_size`.
+    pub limit: u64,
+    /// Blocks found there, and looked for in vain.
+    pub hits: u64,
+    pub misses: u64,
+    pub written: u64,
+    /// Blocks that were not kept, because the disk was too slow or too full.
+    pub dropped: u64,
+    /// Blocks that were not what had been written.
+    pub damaged: u64,
+    /// Files removed to make room, and their bytes.
+    pub evicted: u64,
+    pub evicted_bytes: u64,
+    /// Opened files that the kernel read from there by itself.
+    pub through: u64,
+    /// Why it is not used, or not written, now.
+    pub trouble: Option<String>,
+}
+
+impl From<DiskStats> for Disk {
+    fn from(s: DiskStats) -> Disk {
+        Disk {
+            dir: s.dir,
+            bytes: s.bytes,
+            limit: s.limit,
+            hits: s.hits,
+            misses: s.misses,
+            written: s.written,
+            dropped: s.dropped,
+            damaged: s.damaged,
+            evicted: s.evicted,
+            evicted_bytes: s.evicted_bytes,
+            through: s.through,
+            trouble: s.trouble,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -172,6 +219,7 @@ pub fn collect(origin: &Origin, fs: &Arc<Fs>) -> Status {
             misses: cache.misses,
             evicted: cache.evicted,
         },
+        disk: fs.reads.disk().map(|disk| disk.stats().into()),
         memory: Memory { used: budget.used() as u64, bound: budget.limit() as u64, written: fs.writes.memory() as u64 },
         files: Files {
             open: held.handles as u64,
@@ -244,6 +292,21 @@ impl Status {
         let looks = c.hits + c.waits + c.misses;
         let share = (c.hits + c.waits) * 100 / looks.max(1);
         line("cache", format!("{}, {share} % hits of {looks} looks, {} evicted", show_bytes(c.bytes), c.evicted));
+        if let Some(d) = &self.disk {
+            let (bytes, limit, looks) = (show_bytes(d.bytes), show_bytes(d.limit), d.hits + d.misses);
+            let share = d.hits * 100 / looks.max(1);
+            line("disk cache", format!("{bytes} of {limit} in {}", d.dir.display()));
+            line("", format!("{share} % hits of {looks} looks, {} evicted, {} not kept", d.evicted, d.dropped));
+            if d.through > 0 {
+                line("", format!("{} opened files read by the kernel itself", d.through));
+            }
+            if d.damaged > 0 {
+                line("", format!("{} blocks were damaged and fetched again", d.damaged));
+            }
+            if let Some(trouble) = &d.trouble {
+                line("", format!("not used for now: {trouble}"));
+            }
+        }
         let (used, bound, written) = (show_bytes(m.used), show_bytes(m.bound), show_bytes(m.written));
         line("memory", format!("{used} of {bound}, {written} of it written and not stored"));
         line("files", format!("{} open, {} inodes, {} entries of listings", f.open, f.inodes, f.listed));

@@ -12,7 +12,8 @@ use super::status::{self, Origin, Status};
 use super::{Request, env};
 use crate::budget::Budget;
 use crate::cache::BlockCache;
-use crate::config::options::{self, Attrs, Options, XattrList};
+use crate::cache::disk::{self, DiskCache, DiskSettings};
+use crate::config::options::{self, Attrs, Options, Passthrough, XattrList};
 use crate::config::{Provider, Source};
 use crate::error::{Error, Result};
 use crate::fs::{self, Defaults, Fs};
@@ -37,6 +38,15 @@ const KERNEL_PATIENCE: Duration = Duration::from_secs(15);
 /// Rough size of a remembered inode, and the share of the memory bound they may take.
 const INODE_BYTES: u64 = 512;
 const INODE_SHARE: u64 = 16;
+
+/// Blocks that wait for the disk: as many bytes as it takes in while it syncs its journal, and never so many that
+/// reads lack the memory.
+const QUEUE_MAX: usize = 64 << 20;
+const QUEUE_SHARE: usize = 8;
+/// A disk that failed is tried again after this pause.
+const DISK_RETRY: Duration = Duration::from_secs(30);
+/// What waits for the disk when the mount ends is not worth more.
+const DISK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A file system ready to be mounted.
 pub struct Volume<F> {
@@ -81,6 +91,7 @@ pub fn fs_settings(options: &Options, provider: &'static Provider, root: Prefix)
         op_timeout: options.op_timeout,
         remembered: usize::try_from(options.memory_bytes() / INODE_SHARE / INODE_BYTES).unwrap_or(usize::MAX),
         conditional: true,
+        passthrough: options.disk.dir.is_some() && options.disk.passthrough == Passthrough::Auto,
     }
 }
 
@@ -126,6 +137,26 @@ pub fn open_journal(options: &Options, source: &Source) -> Result<Option<(Arc<Jo
     }
 }
 
+/// The disk cache, if there is to be one and it can be had.
+fn start_disk(options: &Options, s3: &S3, budget: &Arc<Budget>) -> Option<Arc<DiskCache>> {
+    let settings = DiskSettings {
+        dir: options.disk.dir.clone()?,
+        // AWS is one store, wherever it answers.
+        store: format!("{}/{}", s3.own_endpoint().unwrap_or("aws"), s3.bucket()),
+        size: options.disk.size,
+        free: options.disk.free,
+        queue: QUEUE_MAX.min(budget.limit() / QUEUE_SHARE),
+        retry: DISK_RETRY,
+    };
+    match DiskCache::start(settings, budget.clone()) {
+        Ok(disk) => Some(disk),
+        Err(e) => {
+            tracing::error!("reading without the disk cache: {e}");
+            None
+        }
+    }
+}
+
 /// As [`build`], with a journal. What is in that still has to be taken up: [`Fs::restore`].
 pub fn build_with(options: &Options, root: Prefix, s3: S3, journal: Option<Arc<Journal>>) -> Arc<Fs> {
     let provider = Provider::find(options.provider, s3.own_endpoint());
@@ -135,6 +166,7 @@ pub fn build_with(options: &Options, root: Prefix, s3: S3, journal: Option<Arc<J
     let read = ReadSettings {
         max_readahead: usize::try_from(options.max_readahead).unwrap_or(usize::MAX),
         patience: options.op_timeout,
+        disk: start_disk(options, &s3, &budget),
         ..ReadSettings::default()
     };
     let reads = Reads::new(s3.clone(), cache, read);
@@ -210,6 +242,9 @@ impl Console for Served {
 /// The file system of one mount, and the handles to it.
 pub fn build_fs(request: &Request, s3: S3, runtime: &Handle) -> Result<Volume<impl Filesystem + use<>>> {
     let _inside = runtime.enter();
+    if let Some(dir) = &request.options.disk.dir {
+        disk::guard(dir)?;
+    }
     // A read-only mount stores nothing, and must not keep another one from the journal.
     let opened = if request.options.read_only { None } else { open_journal(&request.options, &request.source)? };
     let (journal, replay) = opened.unzip();
@@ -225,7 +260,14 @@ pub fn build_fs(request: &Request, s3: S3, runtime: &Handle) -> Result<Volume<im
         attach: Box::new(move |notifier| attached.set_kernel(Box::new(KernelNotifier(notifier)))),
         drain: Box::new(move |deadline| {
             let fs = drained.clone();
-            Box::pin(async move { fs.drain(deadline.saturating_duration_since(Instant::now())).await })
+            Box::pin(async move {
+                let unstored = fs.drain(deadline.saturating_duration_since(Instant::now())).await;
+                if let Some(disk) = fs.reads.disk().cloned() {
+                    let patience = DISK_PATIENCE.min(deadline.saturating_duration_since(Instant::now()));
+                    let _ = tokio::task::spawn_blocking(move || disk.flush(patience)).await;
+                }
+                unstored
+            })
         }),
         console,
     })

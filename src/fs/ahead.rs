@@ -286,7 +286,13 @@ impl Fs {
         }
         let (key, _) = self.inodes.target(&inode).ok()?;
         match self.known_object(&inode, &key) {
-            Ok(object) => Some(Ok(self.open_object(&inode, mode, object?))),
+            Ok(object) => {
+                let object = object?;
+                if inode.state.lock().is_through_another(Some(&object).filter(|_| !mode.direct)) {
+                    return None;
+                }
+                Some(Ok(self.open_object(&inode, mode, object)))
+            }
             Err(e) => Some(Err(e)),
         }
     }

@@ -103,6 +103,7 @@ impl Fs {
             state.learn(Known::of_object(&carried));
             state.attr.size = committed.object.size;
             state.stored = true;
+            state.written = true;
             (state.attr_pending, state.attr_changed) = (committed.headers_pending, committed.headers_pending);
             if !committed.headers_pending {
                 // The writer has carried them since it was made, or since they came.
@@ -207,7 +208,12 @@ impl Fs {
     /// has closed does not count as open to the unlink that follows, whichever of the two tasks runs first.
     pub fn close_handle(&self, fh: Fh) -> Result<Arc<FileHandle>> {
         let handle = self.handles.remove_file(fh)?;
-        handle.inode.state.lock().handles.retain(|h| !std::ptr::eq(h.as_ptr(), Arc::as_ptr(&handle)));
+        let ended = {
+            let mut state = handle.inode.state.lock();
+            state.handles.retain(|h| !std::ptr::eq(h.as_ptr(), Arc::as_ptr(&handle)));
+            state.end_through()
+        };
+        drop(ended);
         Ok(handle)
     }
 

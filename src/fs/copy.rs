@@ -228,6 +228,7 @@ impl Fs {
             state.confirmed = Some(now);
             state.changed = Some(now);
         }
+        self.reads.became(&from, &now_object);
         self.rebind(inode, &now_object);
         let writer = inode.state.lock().writer.clone();
         // Unless it has committed something newer meanwhile.

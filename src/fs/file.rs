@@ -33,6 +33,8 @@ pub struct OpenMode {
     pub append: bool,
     pub truncate: bool,
     pub exclusive: bool,
+    /// O_DIRECT: not by the kernel's pages.
+    pub direct: bool,
 }
 
 impl OpenMode {
@@ -45,6 +47,7 @@ impl OpenMode {
             append: flags & libc::O_APPEND != 0,
             truncate: flags & libc::O_TRUNC != 0,
             exclusive: flags & libc::O_EXCL != 0,
+            direct: flags & libc::O_DIRECT != 0,
         }
     }
 }
@@ -168,6 +171,11 @@ impl Fs {
             return Ok(self.add_handle(&inode, mode, None, true));
         }
         let object = self.current_object(&inode).await?;
+        // Where the disk has its own rules for O_DIRECT, the daemon has none.
+        let wanted = Some(&object).filter(|_| !mode.direct);
+        if inode.state.lock().is_through_another(wanted) {
+            return Err(self.part(&inode, mode.direct).await);
+        }
         Ok(self.open_object(&inode, mode, object))
     }
 
@@ -177,6 +185,7 @@ impl Fs {
             self.habits.opened(parent);
             self.fetch_next(parent, &name);
         }
+        let offer = if mode.direct { None } else { self.offer(inode, &object) };
         let keep = {
             let mut state = inode.state.lock();
             let keep = state.pages.as_ref() == Some(&object.id.etag);
@@ -184,7 +193,11 @@ impl Fs {
             keep
         };
         let reader = self.reads.reader(object);
-        self.add_handle(inode, mode, Some(reader), keep)
+        let opened = self.add_handle(inode, mode, Some(reader), keep);
+        if let Ok(handle) = self.handles.file(opened.fh) {
+            handle.offer.make(offer);
+        }
+        opened
     }
 
     /// The version to read, if it is known without asking.
@@ -219,9 +232,14 @@ impl Fs {
             return Ok(object);
         }
         let asked = Instant::now();
-        let archived = inode.state.lock().facts.is_archive_class();
-        let meta =
-            if archived { self.s3.head(&key, version).await } else { self.reads.open_fresh(&key, version).await };
+        let (archived, known) = {
+            let state = inode.state.lock();
+            (state.facts.is_archive_class(), Self::object_of(&state, key.clone()))
+        };
+        let meta = match archived {
+            true => self.s3.head(&key, version).await,
+            false => self.reads.open_known(&key, version, known).await,
+        };
         let meta = match meta {
             Ok(meta) => meta,
             Err(e) if e.kind() == Kind::NotFound => {
@@ -288,6 +306,9 @@ impl Fs {
                     return Ok(w);
                 }
             }
+            if inode.state.lock().is_through_another(None) {
+                return Err(self.part(inode, true).await);
+            }
             // A self-copy that is under way knows of no writer: what one stored meanwhile would be undone by it.
             let _changing = self.changing(inode).await?;
             if inode.state.lock().writer.is_some() {
@@ -324,7 +345,7 @@ impl Fs {
             }
             let mut object = self.headers_carried(&meta);
             let mut state = inode.state.lock();
-            if state.writer.is_some() {
+            if state.writer.is_some() || state.through.is_some() {
                 continue;
             }
             apply_edits(&state.edits, &mut object, &self.settings.provider.tags);
@@ -346,6 +367,7 @@ impl Fs {
             }
             state.writer = Some(writer.clone());
             state.write_handles += 1;
+            state.written = true;
             // Reads see the writer's bytes from now on, on every handle.
             for handle in state.handles.iter().filter_map(std::sync::Weak::upgrade) {
                 handle.set_reader(None);
@@ -438,6 +460,7 @@ impl Fs {
         let inode = self.inodes.remember_kind(parent, name, key.as_str(), Some(FileKind::File), || {
             let mut state = State::new(attr, Facts::default(), buried);
             state.writer = Some(writer);
+            state.written = true;
             state
         })?;
         self.name_added(parent, name);

@@ -8,6 +8,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::inode::Inode;
 use super::listing::DirHandle;
+use super::through::Offer;
 use super::users::Users;
 use crate::error::{Error, Kind, Result};
 use crate::read::Reader;
@@ -24,12 +25,13 @@ pub struct FileHandle {
     pub users: Users,
     /// The version this handle reads; `None` while there is a writer. Replaced only by a version this mount made.
     reader: Mutex<Option<Arc<Reader>>>,
+    pub(super) offer: Offer,
 }
 
 impl FileHandle {
     pub fn new(inode: Arc<Inode>, read: bool, write: bool, reader: Option<Reader>) -> Arc<FileHandle> {
         let reader = Mutex::new(reader.map(Arc::new));
-        Arc::new(FileHandle { inode, read, write, users: Users::default(), reader })
+        Arc::new(FileHandle { inode, read, write, users: Users::default(), reader, offer: Offer::default() })
     }
 
     pub fn reader(&self) -> Option<Arc<Reader>> {

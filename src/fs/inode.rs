@@ -9,6 +9,8 @@
 //! 4. Inodes the kernel has forgotten are kept, least recently used last, up to a bound: they remember what a HEAD
 //!    taught (mode, mtime), which no listing tells.
 
+mod heir;
+
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -84,6 +86,10 @@ pub struct State {
     pub handles: Vec<std::sync::Weak<FileHandle>>,
     /// The version that the kernel's cached pages belong to.
     pub pages: Option<ETag>,
+    /// What the kernel reads by itself, while it has such handles.
+    pub(super) through: Option<super::through::Through>,
+    /// This mount has opened it for writing, or made it.
+    pub(super) written: bool,
     /// The store has an object or marker for it: false for a file not yet committed and for an implicit directory.
     pub stored: bool,
     /// Something was changed here and waits for its self-copy: `attr_changed`, `edits` or both.
@@ -125,6 +131,8 @@ impl State {
             write_handles: 0,
             handles: Vec::new(),
             pages: None,
+            through: None,
+            written: false,
             stored,
             attr_pending: false,
             attr_changed: false,

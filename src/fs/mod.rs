@@ -32,6 +32,7 @@ mod past;
 mod ranges;
 mod rename;
 pub mod setattr;
+pub mod through;
 mod trees;
 mod trim;
 mod users;
@@ -105,6 +106,8 @@ pub struct Settings {
     pub remembered: usize,
     /// Whether exclusive creation and copies may use conditional requests.
     pub conditional: bool,
+    /// The kernel may read from the disk cache by itself.
+    pub passthrough: bool,
 }
 
 /// What a lookup hands to the kernel.

@@ -191,6 +191,10 @@ impl Fs {
                 state.edits.clear();
             }
         }
+        if let Ok(from) = self.stored_object(source, old) {
+            let id = ObjectId { key: new.clone(), etag: stored.etag.clone(), version: stored.version.clone() };
+            self.reads.became(&from, &Object { id, size: from.size });
+        }
         self.now_at(source, new, &stored, known);
         Ok(())
     }

@@ -32,7 +32,8 @@ use crate::key::Name;
 
 use super::io::write_mode;
 use super::probe::Probes;
-use super::reply::{Refuse, entry_attr, errno, log, of_time, reply_entry, reply_lookup, reply_opened};
+use super::reply::{Refuse, entry_attr, errno, log, of_time, reply_entry, reply_lookup};
+use super::through::{self, Through};
 
 /// Largest write the kernel sends at once; more only costs buffers (measured: direct I/O gains nothing past it).
 const MAX_WRITE: u32 = 1 << 20;
@@ -43,12 +44,13 @@ pub struct Adapter {
     pub(super) fs: Arc<Fs>,
     runtime: Handle,
     pub(super) probes: Arc<Probes>,
+    through: Arc<Through>,
 }
 
 impl Adapter {
     /// `runtime`: where the tasks run.
     pub fn new(fs: Arc<Fs>, runtime: Handle) -> Adapter {
-        Adapter { fs, runtime, probes: Arc::new(Probes::new()) }
+        Adapter { fs, runtime, probes: Arc::new(Probes::new()), through: Arc::default() }
     }
 
     /// Runs `work` in a task under a deadline and answers with what comes of it.
@@ -126,6 +128,9 @@ impl fuser::Filesystem for Adapter {
             if config.add_capabilities(flag).is_err() {
                 debug!(?flag, "the kernel lacks a FUSE capability");
             }
+        }
+        if self.fs.settings.passthrough {
+            self.through.greet(config);
         }
         let _ = config.set_max_write(MAX_WRITE);
         let _ = config.set_max_background(MAX_BACKGROUND);
@@ -297,7 +302,9 @@ impl fuser::Filesystem for Adapter {
         let (fs, ino, pid) = (self.fs.clone(), Ino(ino.0), req.pid());
         let mode = OpenMode::of_flags(flags.0);
         match self.inline("open", || fs.open_now(ino, mode)) {
-            Some(Ok(opened)) => return reply_opened(reply, opened),
+            Some(Ok(opened)) => {
+                return self.through.reply_opened(&self.fs, &self.runtime, reply, opened, mode.direct);
+            }
             Some(Err(e)) => {
                 log("open", &e);
                 return reply.error(errno(&e));
@@ -309,8 +316,9 @@ impl fuser::Filesystem for Adapter {
             fs.used_by(opened.fh, pid).await;
             Ok(opened)
         };
-        self.spawn("open", self.limit(), reply, work, |_, reply, opened| {
-            reply_opened(reply, opened);
+        let (through, runtime, of) = (self.through.clone(), self.runtime.clone(), self.fs.clone());
+        self.spawn("open", self.limit(), reply, work, move |_, reply, opened| {
+            through.reply_opened(&of, &runtime, reply, opened, mode.direct);
         });
     }
 
@@ -334,7 +342,13 @@ impl fuser::Filesystem for Adapter {
             fs.used_by(opened.fh, pid).await;
             Ok((entry, opened))
         };
-        self.spawn("create", self.limit(), reply, work, |fs, reply, (entry, opened)| {
+        let (runtime, of) = (self.runtime.clone(), self.fs.clone());
+        self.spawn("create", self.limit(), reply, work, move |fs, reply, (entry, opened)| {
+            // Somebody else had made it, and it is open here.
+            if let Err(e) = fs.choose_mode(&opened, false, |_| None) {
+                reply.error(errno(&e));
+                return through::close(&of, &runtime, opened.fh);
+            }
             fs.looked_up(entry.ino);
             let attr = entry_attr(&entry);
             let flags = FopenFlags::FOPEN_KEEP_CACHE;

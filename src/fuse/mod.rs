@@ -10,6 +10,7 @@ mod probe;
 mod reply;
 pub mod session;
 pub mod target;
+mod through;
 
 pub use adapter::Adapter;
 pub use reply::KernelNotifier;

@@ -49,7 +49,7 @@ pub(super) fn errno(e: &Error) -> Errno {
 
 /// The one place where failures are logged.
 pub(super) fn log(op: &'static str, e: &Error) {
-    if e.kind().is_news() {
+    if e.is_news() {
         warn!(op, errno = e.errno(), "{e}");
     } else {
         debug!(op, errno = e.errno(), "{e}");

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::disk::Kept;
 use super::{Object, Reads};
 use crate::budget::Lease;
 use crate::cache::{BLOCK, BlockBuffer, BlockCache, CachedObject, Claim, block_cost, block_len};
@@ -69,6 +70,8 @@ struct Pour<'a> {
     /// Offset of the next byte in the object.
     at: u64,
     end: u64,
+    /// Gets every block, too.
+    kept: Option<Kept>,
 }
 
 impl Pour<'_> {
@@ -90,7 +93,11 @@ impl Pour<'_> {
             if buffer.missing() == 0
                 && let (Some(buffer), Some(claim)) = (self.filling.take(), self.claims.pop_front())
             {
-                claim.fill(buffer.freeze());
+                let data = buffer.freeze();
+                if let Some(kept) = &self.kept {
+                    kept.keep(claim.index(), &data);
+                }
+                claim.fill(data);
             }
         }
         Ok(())
@@ -133,8 +140,8 @@ impl Reads {
         futures_util::future::join_all(fetches.collect::<Vec<_>>()).await;
     }
 
-    /// Fills the claims of `run`, or fails them. `lease` is worth the run's cost. `first`: an answer that starts at the
-    /// first claim, if there is one already.
+    /// Fills the claims of `run`, or fails them, from the disk or from the store. `lease` is worth the run's cost.
+    /// `first`: an answer of the store that starts at the first claim, if there is one already.
     pub(super) async fn fetch(
         self: Arc<Self>,
         object: Object,
@@ -143,12 +150,35 @@ impl Reads {
         lease: Lease,
         first: Option<Get>,
     ) {
+        let kept = self.kept(&object);
+        let Some(on_disk) = kept.as_ref().filter(|_| first.is_none()) else {
+            return self.fetch_stored(&object, &cached, run, lease, first, kept).await;
+        };
+        let (rest, mut lease) = self.look_on_disk(on_disk, &object, run, lease).await;
+        let fetches = rest.into_iter().map(|run| {
+            let lease = lease.split(run.cost(object.size));
+            self.fetch_stored(&object, &cached, run, lease, None, kept.clone())
+        });
+        let fetches: Vec<_> = fetches.collect();
+        drop(lease);
+        futures_util::future::join_all(fetches).await;
+    }
+
+    async fn fetch_stored(
+        &self,
+        object: &Object,
+        cached: &CachedObject,
+        run: Run,
+        lease: Lease,
+        first: Option<Get>,
+        kept: Option<Kept>,
+    ) {
         let (Some(from), Some(to)) = (run.claims.first(), run.claims.last()) else { return };
         let at = from.index() * BLOCK as u64;
         let end = to.index() * BLOCK as u64 + block_len(to.index(), object.size) as u64;
-        let mut pour =
-            Pour { cache: &self.cache, size: object.size, claims: run.claims.into(), lease, filling: None, at, end };
-        if let Err(e) = self.fetch_all(&object, &cached, &mut pour, first).await {
+        let (size, claims) = (object.size, run.claims.into());
+        let mut pour = Pour { cache: &self.cache, size, claims, lease, filling: None, at, end, kept };
+        if let Err(e) = self.fetch_all(object, cached, &mut pour, first).await {
             let e = if e.key().is_none() { e.with_key(&object.id.key) } else { e };
             pour.fail(&e);
         }
@@ -183,6 +213,12 @@ impl Reads {
         }
     }
 
+    /// The store said that this version is gone.
+    fn gone(&self, object: &Object, cached: &CachedObject, why: &Error) {
+        self.cache.set_stale(cached, why);
+        self.forget_kept(object);
+    }
+
     /// A GET whose answer is exactly `range` of exactly this version.
     async fn get(&self, object: &Object, cached: &CachedObject, range: std::ops::Range<u64>) -> Result<Get> {
         if let Some(e) = cached.stale() {
@@ -192,7 +228,7 @@ impl Reads {
         let got = match self.s3.get(&id.key, Some(range.clone()), Some(&id.etag), id.version.as_deref()).await {
             Ok(got) => got,
             Err(e) if e.kind() == Kind::Stale => {
-                self.cache.set_stale(cached, &e);
+                self.gone(object, cached, &e);
                 return Err(e);
             }
             // It was there when it was opened.
@@ -200,14 +236,14 @@ impl Reads {
             // It was longer when it was opened.
             Err(e) if e.kind() == Kind::Range => {
                 let e = e.with_kind(Kind::Stale);
-                self.cache.set_stale(cached, &e);
+                self.gone(object, cached, &e);
                 return Err(e);
             }
             Err(e) => return Err(e),
         };
         if !got.meta.etag.as_str().is_empty() && got.meta.etag != id.etag {
             let e = Error::new(Kind::Stale, "the store ignored If-Match and sent another version").with_key(&id.key);
-            self.cache.set_stale(cached, &e);
+            self.gone(object, cached, &e);
             return Err(e);
         }
         if got.range != range || got.meta.size != object.size {

@@ -8,6 +8,7 @@
 //!    request slot or for memory, and tries again when a GET is done. Reads that are waited for take precedence.
 //! 4. Every read ends within `patience`.
 
+mod disk;
 mod fetch;
 mod pattern;
 mod reader;
@@ -31,6 +32,7 @@ pub use self::reader::Reader;
 use self::reply::Replies;
 use self::scatter::{Scatter, Speed};
 use crate::budget::Lease;
+use crate::cache::disk::DiskCache;
 use crate::cache::{
     BLOCK, BlockCache, CachedObject, Claim, Flight, Found, Landing, Touch, block_cost, block_len, blocks_of,
 };
@@ -74,6 +76,8 @@ pub struct ReadSettings {
     pub max_gets: usize,
     /// Deadline of one read.
     pub patience: Duration,
+    /// Looked into before the store is asked, and given what comes from there.
+    pub disk: Option<Arc<DiskCache>>,
 }
 
 impl Default for ReadSettings {
@@ -85,6 +89,7 @@ impl Default for ReadSettings {
             get_size: 8 * 1024 * 1024,
             max_gets: 16,
             patience: Duration::from_secs(60),
+            disk: None,
         }
     }
 }
@@ -231,16 +236,21 @@ impl Reads {
         if first >= last {
             return;
         }
+        let kept = self.kept(object);
         let cached = self.cache.object(&object.id);
         for claim in self.cache.claim_absent(&cached, first..last) {
             let len = block_len(claim.index(), object.size);
-            // Claims that find no memory are dropped, which sets their blocks free.
-            let Some(lease) = self.cache.budget().spare_lease(block_cost(len)) else { return };
             // Inside `bytes`: the block starts at or after `offset` and ends at or before `end`.
             let from = (claim.index() * BLOCK as u64 - offset) as usize;
+            // Claims that find no memory are dropped, which sets their blocks free.
+            let Some(lease) = self.cache.budget().spare_lease(block_cost(len)) else { return };
             let mut buffer = self.cache.buffer(len, lease);
             buffer.fill(&bytes[from..from + len]);
-            claim.fill(buffer.freeze());
+            let data = buffer.freeze();
+            if let Some(kept) = &kept {
+                kept.keep(claim.index(), &data);
+            }
+            claim.fill(data);
         }
     }
 

@@ -98,6 +98,7 @@ async fn attributes(io: &Arc<Writes>, job: &Job) -> Result<Option<Stored>> {
             if let Err(e) = io.s3.settle_copied_tags(&job.key, &job.object.tags).await {
                 tracing::warn!("the tags of an object may be lost: {e}");
             }
+            io.reads.became(base, &committed(job, stored.clone()).object);
             Ok(Some(stored))
         }
         Err(e) if e.kind() == Kind::Unsupported => Ok(None),
@@ -277,9 +278,10 @@ async fn send_all(
                     let permit = permit?;
                     if let Some((number, part)) = next.take() {
                         let (io, upload, base, frozen) = (io.clone(), upload.clone(), job.base.clone(), job.frozen.clone());
+                        let end = job.size;
                         running.spawn(async move {
                             let _permit = permit;
-                            let done = one_part(&io, &upload, base.as_ref(), &frozen, number, part).await;
+                            let done = one_part(&io, &upload, base.as_ref(), &frozen, (number, part), end).await;
                             drop(upload);
                             io.progressed();
                             done
@@ -313,18 +315,18 @@ async fn one_part(
     upload: &Arc<Upload>,
     base: Option<&Object>,
     frozen: &Frozen,
-    number: u32,
-    part: PlannedPart,
+    (number, part): (u32, PlannedPart),
+    end: u64,
 ) -> Result<Part> {
     let id = upload.id().await?;
     let size = part.range().end - part.range().start;
     match part {
         PlannedPart::Put(range) => {
-            let (payload, _lease) = io.gather(base, &frozen(range)).await?;
+            let (payload, _lease) = io.gather(base, &frozen(range.clone())).await?;
             if payload.len() != size {
                 return Err(broken("wrong length of a part").with_key(&upload.key));
             }
-            io.s3.upload_part(&upload.key, id, number, payload).await
+            upload.send(number, range.start, payload, Some(end)).await
         }
         PlannedPart::Copy(range) => {
             let pieces = frozen(range.clone());

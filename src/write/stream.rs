@@ -67,6 +67,8 @@ impl Layout {
 /// A part and its bytes.
 struct Unsent {
     number: u32,
+    /// Where it begins in the object.
+    at: u64,
     size: u64,
     taken: Taken,
     /// It was sent before, and not taken.
@@ -146,10 +148,10 @@ impl Stream {
     /// Sends the next part on its way. `taken` are its bytes.
     pub fn ship(&mut self, io: &Arc<Writes>, taken: Taken) {
         let number = self.next;
-        let size = self.layout.size(number);
+        let (at, size) = (self.shipped.end, self.layout.size(number));
         self.next += 1;
         self.shipped.end += size;
-        self.send(io, Unsent { number, size, taken, again: false });
+        self.send(io, Unsent { number, at, size, taken, again: false });
     }
 
     /// Before a change: sends again what the store did not take. Errors: that of a part, when it was sent again already
@@ -237,12 +239,12 @@ impl Stream {
 
 async fn send(io: &Arc<Writes>, upload: &Arc<Upload>, part: &Unsent) -> Result<Part> {
     let _permit = io.permit(&io.uploads, "an upload slot").await?;
-    let id = upload.id().await?;
+    upload.id().await?;
     let (payload, _lease) = io.gather(None, &part.taken.pieces).await?;
     if payload.len() != part.size {
         return Err(Error::new(Kind::Io, "upload part: wrong length").with_key(&upload.key));
     }
-    let done = io.s3.upload_part(&upload.key, id, part.number, payload).await?;
+    let done = upload.send(part.number, part.at, payload, None).await?;
     for piece in &part.taken.pieces {
         if let Origin::Staged(file) = &piece.from {
             staging::punch(file, piece.range.clone()).await;

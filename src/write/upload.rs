@@ -15,10 +15,11 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use crate::budget::Lease;
+use crate::cache::disk;
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
 use crate::read::Object;
-use crate::s3::{Condition, Directive, NewObject, Part, Payload, Source, Stored, Versioning};
+use crate::s3::{Condition, Directive, NewObject, ObjectId, Part, Payload, Source, Stored, Versioning};
 
 use super::extents::Extent;
 use super::overlay::{Origin, Piece};
@@ -50,11 +51,14 @@ pub(super) struct Upload {
     complete: AtomicBool,
     /// When (by the store's clock) its completion was first asked for: since then it may have happened.
     asked: Mutex<Option<SystemTime>>,
+    /// Takes the parts into the disk cache.
+    kept: Mutex<Option<disk::Upload>>,
 }
 
 impl Upload {
     pub fn new(io: Arc<Writes>, key: Key, object: NewObject) -> Arc<Upload> {
         Arc::new(Upload {
+            kept: Mutex::new(io.reads.upload_kept()),
             io,
             key,
             object,
@@ -82,6 +86,17 @@ impl Upload {
     async fn begin(&self) -> Result<Begun> {
         let (id, token) = self.io.create_upload(&self.key, &self.object).await?;
         Ok(Begun { id, token })
+    }
+
+    /// Sends a part; `at` is its place in the object, `end` that of the object's end where it is known.
+    pub async fn send(&self, number: u32, at: u64, payload: Payload, end: Option<u64>) -> Result<Part> {
+        let id = self.id.get().map(|b| &*b.id).ok_or_else(|| broken("no upload"))?;
+        let bytes = self.kept.lock().is_some().then(|| payload.clone());
+        let part = self.io.s3.upload_part(&self.key, id, number, payload).await?;
+        if let (Some(bytes), Some(kept)) = (bytes, &*self.kept.lock()) {
+            kept.keep(at, &bytes.0, end);
+        }
+        Ok(part)
     }
 
     /// A part was copied from `object`.
@@ -127,6 +142,10 @@ impl Upload {
             }
         };
         self.complete.store(true, Ordering::Relaxed);
+        if let Some(kept) = self.kept.lock().take() {
+            let object = ObjectId { key: self.key.clone(), etag: stored.etag.clone(), version: None };
+            kept.arrived(&object, size);
+        }
         self.io.upload_ended(self.id.get().and_then(|b| b.token));
         Ok(stored)
     }
