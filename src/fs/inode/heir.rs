@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -24,6 +25,8 @@ impl Inodes {
             last_key: None,
             children: HashMap::new(),
             lookups: 0,
+            shown: Instant::now(),
+            queued: false,
             pins: 0,
             names_changed: None,
         };
