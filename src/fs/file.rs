@@ -457,12 +457,18 @@ impl Fs {
         if !buried {
             writer.replacing(None);
         }
+        let mut made = false;
         let inode = self.inodes.remember_kind(parent, name, key.as_str(), Some(FileKind::File), || {
+            made = true;
             let mut state = State::new(attr, Facts::default(), buried);
             state.writer = Some(writer);
             state.written = true;
             state
         })?;
+        // Several may have found at the same time that there is no such name.
+        if exclusive && !made && inode.state.lock().writer.is_some() {
+            return Err(Error::new(Kind::Exists, "create").with_key(name));
+        }
         self.name_added(parent, name);
         Ok(inode)
     }
