@@ -183,7 +183,7 @@ async fn host<F: Filesystem + Send + 'static>(
         metrics = Some(started);
     }
     let (mut session, mounted) = mount(request, filesystem).await?;
-    attach(session.notifier.clone());
+    attach(session.notifier.clone(), mounted.device().to_owned());
     let mut state = State::of(request);
     let mut control = None;
     match state.write() {

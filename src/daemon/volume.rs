@@ -52,7 +52,7 @@ const DISK_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Volume<F> {
     pub filesystem: F,
     /// Called once when the mount is up.
-    pub attach: Box<dyn FnOnce(Notifier) + Send>,
+    pub attach: Box<dyn FnOnce(Notifier, String) + Send>,
     pub drain: Drain,
     /// For whoever looks into the mount while it runs.
     pub console: Arc<dyn Console>,
@@ -257,7 +257,7 @@ pub fn build_fs(request: &Request, s3: S3, runtime: &Handle) -> Result<Volume<im
     let console = Arc::new(Served { fs: fs.clone(), origin, metrics: OnceLock::new() });
     Ok(Volume {
         filesystem: Adapter::new(fs, runtime.clone()),
-        attach: Box::new(move |notifier| attached.set_kernel(Box::new(KernelNotifier(notifier)))),
+        attach: Box::new(move |notifier, device| attached.set_kernel(Box::new(KernelNotifier { notifier, device }))),
         drain: Box::new(move |deadline| {
             let fs = drained.clone();
             Box::pin(async move {

@@ -169,12 +169,13 @@ impl Fs {
         let Some((_, name)) = self.inodes.place(inode.ino) else { return false };
         // Looking the descriptor up by number would be a request to this very file system, so the path decides.
         let shown = format!("/{name}");
+        let (ino, device) = (inode.ino, self.kernel.get().map(|k| k.device().to_owned()));
         let scan = tokio::task::spawn_blocking(move || {
             let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
             entries.flatten().any(|entry| {
                 let path = std::fs::read_link(entry.path());
                 path.is_ok_and(|p| p.as_os_str().as_encoded_bytes().ends_with(shown.as_bytes()))
-                    && is_writable(pid, &entry.file_name().to_string_lossy())
+                    && is_writer_of(pid, &entry.file_name().to_string_lossy(), ino, device.as_deref())
             })
         });
         // A process closes descriptors in exec(2) while it holds the lock that reading its /proc takes: the scan then
@@ -341,10 +342,20 @@ impl Fs {
     }
 }
 
-/// Whether descriptor `fd` of `pid` was opened for writing.
-fn is_writable(pid: u32, fd: &str) -> bool {
+/// Whether descriptor `fd` of `pid` was opened for writing, and on this file: other directories and other mounts have
+/// files of the same name.
+fn is_writer_of(pid: u32, fd: &str, ino: Ino, device: Option<&str>) -> bool {
     let Ok(info) = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")) else { return false };
-    let flags = info.lines().find_map(|l| l.strip_prefix("flags:")).map(str::trim);
-    let flags = flags.and_then(|f| i32::from_str_radix(f, 8).ok()).unwrap_or(0);
-    flags & libc::O_ACCMODE != libc::O_RDONLY
+    let field = |name: &str| info.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
+    let flags = field("flags:").and_then(|f| i32::from_str_radix(f, 8).ok()).unwrap_or(0);
+    // Kernels before 5.14 name no inode.
+    let same = field("ino:").is_none_or(|i| i.parse() == Ok(ino.0));
+    if flags & libc::O_ACCMODE == libc::O_RDONLY || !same {
+        return false;
+    }
+    let (Some(device), Some(mount)) = (device, field("mnt_id:")) else { return true };
+    let Ok(table) = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")) else { return true };
+    let found =
+        table.lines().map(|l| l.split(' ')).find_map(|mut f| (f.next() == Some(mount)).then(|| f.nth(1)).flatten());
+    found.is_none_or(|d| d == device)
 }

@@ -127,6 +127,8 @@ pub trait Kernel: Send + Sync {
     fn invalidate(&self, ino: Ino);
     /// Drop a name.
     fn invalidate_entry(&self, parent: Ino, name: &Name);
+    /// Number of the mounted device, as in /proc/PID/mountinfo.
+    fn device(&self) -> &str;
 }
 
 pub struct Fs {

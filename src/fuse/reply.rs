@@ -135,14 +135,21 @@ pub(super) fn reply_sized(reply: ReplyXattr, size: u32, value: &[u8]) {
 }
 
 /// Tells the kernel to drop what it caches.
-pub struct KernelNotifier(pub Notifier);
+pub struct KernelNotifier {
+    pub notifier: Notifier,
+    pub device: String,
+}
 
 impl Kernel for KernelNotifier {
     fn invalidate(&self, ino: Ino) {
-        let _ = self.0.inval_inode(INodeNo(ino.0), 0, 0);
+        let _ = self.notifier.inval_inode(INodeNo(ino.0), 0, 0);
     }
 
     fn invalidate_entry(&self, parent: Ino, name: &Name) {
-        let _ = self.0.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name.as_str().as_bytes()));
+        let _ = self.notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name.as_str().as_bytes()));
+    }
+
+    fn device(&self) -> &str {
+        &self.device
     }
 }

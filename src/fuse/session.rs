@@ -194,6 +194,11 @@ impl Mounted {
         &self.dir
     }
 
+    /// Its number, as in /proc/PID/mountinfo.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
     /// Raises the kernel's read-ahead. Only after [`serve`]: the answer to the kernel's greeting lowers it.
     pub fn raise_read_ahead(&self) {
         // Only root may, and old kernels have no such file: reading ahead ourselves has to do then.

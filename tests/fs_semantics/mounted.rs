@@ -86,3 +86,25 @@ fn refusals_name_the_fix() {
     embedded.knobs().clear_rules();
     drop(mount);
 }
+
+/// Another file of the same name that the process has open, in another directory or on another mount, is no reason to
+/// leave a file unstored.
+// R10 R14
+#[test]
+fn close_of_an_empty_file_is_stored_whatever_files_of_its_name_are_open() {
+    let _alone = crate::common::alone();
+    let (server, second) = (TestServer::start(), TestServer::start());
+    let Some(embedded) = server.embedded_server() else { return };
+    let (mount, other) = (TestMount::new(&server), TestMount::new(&second));
+    std::fs::create_dir(mount.join("d")).unwrap();
+    std::fs::create_dir(other.join("d")).unwrap();
+    let held = [mount.join("f"), other.join("d/f")].map(|path| std::fs::File::create(path).unwrap());
+    embedded.knobs().fail(Rule::new("PutObject", Action::Status(403, "AccessDenied".into())).key("d/f").always());
+    let empty: std::os::fd::OwnedFd = std::fs::File::create(mount.join("d/f")).unwrap().into();
+    let closed = nix::unistd::close(empty);
+    assert_eq!(closed, Err(nix::errno::Errno::EACCES));
+    drop(held);
+    embedded.knobs().clear_rules();
+    mount.umount();
+    other.umount();
+}
