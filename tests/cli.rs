@@ -106,7 +106,7 @@ fn daemon() {
     let outcome = life::run_with(&request, &mut Report::foreground(), |_, _, _| {
         Ok(Volume {
             filesystem: Tiny,
-            attach: Box::new(|_| ()),
+            attach: Box::new(|_, _| ()),
             drain: Box::new(|_| {
                 let lost = std::env::var("XOSFS_TEST_LOST").ok();
                 let unstored = lost.map(|k| (k, Error::new(Kind::Quota, "put object")));
