@@ -85,9 +85,10 @@ fn a_hundred_thousand_files_stay_within_the_bound() {
     stays_within(&mount, "ls -l");
     let counts = embedded.counts();
     assert_eq!(counts.get("GetObject"), None);
-    // Once for each of the two commands, the root, and an entry or two that grew old meanwhile; the marker of `d`.
+    // Once for each of the two commands, with a fifth more for the ranges that are listed at the same time; the root, and
+    // an entry or two that grew old meanwhile; the marker of `d`.
     assert!(
-        counts["ListObjectsV2"] <= 2 * count / 1000 + 10 && counts.get("HeadObject").is_none_or(|n| *n <= 2),
+        counts["ListObjectsV2"] <= 2 * count / 1000 * 6 / 5 + 10 && counts.get("HeadObject").is_none_or(|n| *n <= 2),
         "{counts:?}"
     );
     mount.umount();
@@ -106,7 +107,10 @@ fn names_of_a_large_tree_stay_within_the_bound() {
     }
     let mount = TestMount::with(&server, &[&format!("memory={MEMORY}M"), "metadata_ttl=2s"]);
     assert_eq!(mount.sh("ls -lR | grep -c json").trim(), (dirs * files).to_string());
-    stays_within(&mount, "ls -lR");
+    // As many young names as the kernel may keep come on top: `metadata_ttl` of them.
+    let peak = peak(&mount);
+    println!("ls -lR: {peak} MiB");
+    assert!(peak <= MEMORY + 64, "ls -lR: {peak} MiB with memory={MEMORY}M");
     // What the kernel knows, as many that it has forgotten, and the directories.
     common::eventually(std::time::Duration::from_secs(60), "most names are forgotten", || names(&mount) <= 17_000);
     assert_eq!(mount.sh("cat d00/some-name-of-a-file-000000.json"), "x");

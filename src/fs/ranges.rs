@@ -4,7 +4,8 @@
 //!    those seen so far may go on (`img-03` … `img-09` behind `img-02`), and each range is listed by itself.
 //! 2. A range is what is greater than its start, up to and including the start of the next: no name is in two of them,
 //!    none in between, wherever the cuts are. Pages are handed out in order.
-//! 3. A cut where there is nothing costs a request for nothing; there are never more cuts than pages.
+//! 3. A cut costs up to one request more, as the page before it ends early, or for a range where there is nothing: there
+//!    are never more than three and one for each eight pages.
 //! 4. Pages that wait grow old, and old entries are asked for one by one. For a program that is slow to take them they
 //!    are thrown away, and from then on one page is listed after the other.
 //! 5. A store that does not begin where it is told to is listed from the start, one page after the other.
@@ -26,6 +27,9 @@ use crate::s3::{Continue, Page};
 const PARALLEL: usize = 12;
 /// Pages that wait for those before them.
 const WAITING: usize = 24;
+/// Cuts to begin with, and pages that make up for one more.
+const CUTS: usize = 3;
+const PAGES_PER_CUT: usize = 8;
 /// What a page takes, bytes.
 const PAGE_BYTES: usize = 384 << 10;
 
@@ -166,7 +170,7 @@ impl Ranges {
         };
         let mut all = Ranges { prefix: prefix.clone(), ranges: VecDeque::from([front]), pages, cuts: 0, slow: false };
         let seen: Vec<String> = keys(page).map(str::to_owned).collect();
-        all.cut(0, &seen, pages);
+        all.cut(0, &seen, CUTS);
         (all.ranges.len() > 1).then_some(all)
     }
 
@@ -316,7 +320,8 @@ impl Ranges {
     fn cut_more(&mut self) {
         let open = |r: &Range| !r.done && r.pages > 0;
         let unfinished = self.ranges.iter().filter(|r| !r.done).count();
-        if unfinished >= PARALLEL || self.cuts >= self.pages {
+        let allowed = (CUTS + self.pages / PAGES_PER_CUT).saturating_sub(self.cuts);
+        if unfinished >= PARALLEL || allowed == 0 {
             return;
         }
         let Some(index) = (0..self.ranges.len())
@@ -327,7 +332,7 @@ impl Ranges {
         };
         let seen: Vec<String> =
             self.ranges[index].waiting.back().map(|(_, p, _)| keys(p).map(str::to_owned).collect()).unwrap_or_default();
-        let most = (PARALLEL - unfinished).min(self.pages - self.cuts).min(3);
+        let most = (PARALLEL - unfinished).min(allowed).min(3);
         self.cut(index, &seen, most);
     }
 }
