@@ -184,6 +184,7 @@ async fn host<F: Filesystem + Send + 'static>(
     }
     let (mut session, mounted) = mount(request, filesystem).await?;
     attach(session.notifier.clone(), mounted.device().to_owned());
+    tokio::spawn(heap::stay_small());
     let mut state = State::of(request);
     let mut control = None;
     match state.write() {
