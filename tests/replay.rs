@@ -8,9 +8,10 @@ mod killable;
 use std::path::Path;
 
 use bytes::Bytes;
-use killable::{BUCKET, PATIENCE, World, copy_dir, world};
+use killable::{BUCKET, PATIENCE, World, copy_dir, name, world};
 use xosfs::Kind;
 use xosfs::demo::{Action, Rule};
+use xosfs::fs::ROOT;
 use xosfs::fs::file::WriteMode;
 use xosfs::write::journal::{PendingState, survey};
 
@@ -142,4 +143,30 @@ fn fsync_lets_the_store_decide_about_an_exclusive_create() {
     let fh = d.open("free", exclusive).unwrap();
     d.block(d.fs.fsync(fh)).unwrap();
     assert_eq!(w.get("free").unwrap(), "");
+}
+
+/// What the name held was changed, acknowledged and not stored yet. The copy has arrived: the change has nothing left to
+/// be made to, and must not wait in the journal for it.
+// R42 R89
+#[test]
+fn after_a_crash_in_a_rename_nothing_waits_for_what_was_replaced() {
+    let w = world();
+    w.server.store().put(BUCKET, "name", vec![b'o'; 300_000]);
+    w.server.store().put(BUCKET, "new", "ours");
+    let d = w.start();
+    let fh = d.open("name", libc::O_RDWR).unwrap();
+    d.put(fh, 10, b"changed");
+    d.close(fh).unwrap();
+    assert_eq!(d.pending_keys(), ["name"]);
+    w.server.knobs().fail(Rule::new("CopyObject", Action::Stall(PATIENCE)));
+    let fs = d.fs.clone();
+    let rename = async move { fs.rename((ROOT, &name("new")), (ROOT, &name("name")), false).await };
+    d.rt.as_ref().unwrap().spawn(rename);
+    common::eventually(PATIENCE, "the copy has arrived", || w.get("name").unwrap() == "ours");
+    d.kill();
+    w.store_again();
+    let d = w.start_with(&w.snapshot(), "writeback");
+    d.settles();
+    assert_eq!(w.get("name").unwrap(), "ours");
+    assert_eq!(w.get("new").unwrap(), "ours", "the rename has not ended");
 }

@@ -192,7 +192,7 @@ impl Fs {
         let (writer, _, open) = self.usage(&inode);
         if let Some(w) = &writer {
             if open {
-                self.store_before_unlink(&inode, w).await;
+                self.store_before_it_goes(&inode, w).await;
                 w.bring_back().await?;
             }
             // Ends a commit that is under way: only after that is it certain whether there is an object.

@@ -92,14 +92,15 @@ impl Fs {
         let buried = self.graves.reuse(&new).await;
         // What is pending under the target's name must not be stored after what comes here.
         let replaced = target.and_then(|t| t.state.lock().writer.clone());
-        let _quiet = match &replaced {
-            Some(w) => Some(w.hold_commits().await?),
-            None => None,
+        let quiet = async || match &replaced {
+            Some(w) => w.hold_commits().await.map(Some),
+            None => Ok(None),
         };
         let (writer, stored, _) = self.usage(source);
         if let Some(w) = &writer
             && !stored
         {
+            let _quiet = quiet().await?;
             // The other file must not go before this one is safe.
             if replaced.as_ref().is_some_and(|r| r.backlog().is_some()) && w.is_unacknowledged() {
                 self.acknowledge(source).await?;
@@ -117,7 +118,12 @@ impl Fs {
             // Also when nothing is dirty: a commit in the background may have stored it and not said so to the journal.
             self.commit(source).await?;
         }
+        // The copy replaces what a change in the journal may be a change of.
+        if let Some((target, w)) = target.zip(replaced.as_ref()) {
+            self.store_before_it_goes(target, w).await;
+        }
         self.writes.settled().await;
+        let _quiet = quiet().await?;
         let _held = match &writer {
             Some(w) => Some(w.hold_commits().await?),
             None => None,

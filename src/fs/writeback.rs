@@ -143,17 +143,20 @@ impl Fs {
         Ok(())
     }
 
-    /// Before a file that is open is unlinked: its object stays until the last close, and after a crash it shows again.
-    /// It must not show then what was there before the acknowledged content. Where the store does not take that, the
-    /// older object is all there is.
-    pub(super) async fn store_before_unlink(self: &Arc<Self>, inode: &Arc<Inode>, writer: &Arc<Writer>) {
+    /// Before the object of a file that has acknowledged content in the journal is given up. Of one that is unlinked while
+    /// it is open the object stays until the last close, and after a crash it must not show what was there before that
+    /// content. Of one that another file is renamed to the object is replaced, and a change of it could not be stored any
+    /// more after a crash. Where the store does not take it, the older object is all there is.
+    pub(super) async fn store_before_it_goes(self: &Arc<Self>, inode: &Arc<Inode>, writer: &Arc<Writer>) {
         if !inode.state.lock().stored || writer.backlog().is_none() {
             return;
         }
         match self.commit_acknowledged(inode, writer).await {
             Ok(Some(committed)) => self.committed(inode, writer, committed),
             Ok(None) => {}
-            Err(e) => warn!("after a crash before its last close the deleted file would show an older content: {e}"),
+            Err(e) => {
+                warn!("before it is deleted or replaced; after a crash in between an older content would show: {e}")
+            }
         }
     }
 
