@@ -14,7 +14,7 @@ use crate::budget::Budget;
 use crate::cache::BlockCache;
 use crate::cache::disk::{self, DiskCache, DiskSettings};
 use crate::config::options::{self, Attrs, Options, Passthrough, XattrList};
-use crate::config::{Provider, Source};
+use crate::config::{Provider, Source, memory};
 use crate::error::{Error, Result};
 use crate::fs::{self, Defaults, Fs};
 use crate::fuse::session::{Filesystem, Notifier};
@@ -35,9 +35,9 @@ pub type Drain = Box<dyn Fn(Instant) -> BoxFuture<'static, Unstored> + Send + Sy
 const ATTR_DELAY: Duration = Duration::from_millis(500);
 /// For the kernel to forget what it remembers of a tree.
 const KERNEL_PATIENCE: Duration = Duration::from_secs(15);
-/// Rough size of a remembered inode, and the share of the memory bound they may take.
-const INODE_BYTES: u64 = 512;
-const INODE_SHARE: u64 = 16;
+/// Names remembered with the least memory there may be, and the share of what is more than that for others.
+const NAMES: u64 = 8192;
+const NAMES_SHARE: u64 = 8;
 
 /// Blocks that wait for the disk: as many bytes as it takes in while it syncs its journal, and never so many that
 /// reads lack the memory.
@@ -60,6 +60,7 @@ pub struct Volume<F> {
 
 /// What the file system is told, from the options of a mount.
 pub fn fs_settings(options: &Options, provider: &'static Provider, root: Prefix) -> fs::Settings {
+    let more = options.memory_bytes().saturating_sub(memory::MIN);
     fs::Settings {
         provider,
         root,
@@ -89,7 +90,8 @@ pub fn fs_settings(options: &Options, provider: &'static Provider, root: Prefix)
         capacity: options.capacity,
         copy_threshold: provider.limits.copy_threshold,
         op_timeout: options.op_timeout,
-        remembered: usize::try_from(options.memory_bytes() / INODE_SHARE / INODE_BYTES).unwrap_or(usize::MAX),
+        remembered: usize::try_from(NAMES + more / NAMES_SHARE / fs::NAME_BYTES as u64).unwrap_or(usize::MAX),
+        remembered_free: NAMES as usize,
         conditional: true,
         passthrough: options.disk.dir.is_some() && options.disk.passthrough == Passthrough::Auto,
     }

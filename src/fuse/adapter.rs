@@ -423,9 +423,9 @@ impl fuser::Filesystem for Adapter {
         reply.ok();
     }
 
-    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        // Names are in the store when the call that made them returns.
-        reply.ok();
+    fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let (fs, ino) = (self.fs.clone(), Ino(ino.0));
+        self.spawn("fsyncdir", self.limit(), reply, async move { fs.sync_dir(ino).await }, |_, reply, ()| reply.ok());
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
