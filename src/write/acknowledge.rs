@@ -16,8 +16,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use crate::error::{Error, Kind, Result};
-use crate::read::Object;
 use crate::key::Key;
+use crate::read::Object;
 use crate::s3::{ETag, NewObject};
 
 use super::journal::{Blob, Gone, INLINE, Journal, Live, PendingState, Replay, Saved};
