@@ -65,6 +65,21 @@ fn many_deletes_are_few_requests() {
     assert!(survey(&state).unwrap().iter().all(|s| s.deletes == 0));
 }
 
+/// The names are looked up one by one, in a directory that was never listed.
+// R124, R125
+#[test]
+fn names_that_are_looked_up_to_be_deleted_are_listed() {
+    let w = filled(300);
+    let d = w.start();
+    d.unlink("first").unwrap();
+    for i in 0..300 {
+        d.unlink(&format!("f{i:04}")).unwrap();
+    }
+    eventually_deleted(&w, &[]);
+    let asked = w.count("HeadObject") + w.count("ListObjectsV2");
+    assert!(asked <= 20, "{asked} requests to look up 300 names");
+}
+
 // R88, R125
 #[test]
 fn a_delete_survives_a_crash() {

@@ -314,9 +314,10 @@ pub static TABLE: &[Spec] = &[
         name: "max_readahead",
         group: Group::Memory,
         value: "SIZE",
-        default: "32M",
-        doc: "Largest read-ahead of one open file. 32M keeps a 10 Gbit/s line busy at 25 ms round trip. 0: nothing is \
-              fetched that was not asked for, small files of a directory neither.",
+        default: "128M",
+        doc: "Largest read-ahead of one open file. It takes as much of it as the speed of a connection asks for, at \
+              most a third of `memory`: 32M where four connections fill the line. 0: nothing is fetched that was not \
+              asked for, small files of a directory neither.",
         set: |o, v| value::size(v, 0..=4 * GIB).map(|v| o.max_readahead = v),
     },
     Spec {

@@ -18,7 +18,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::Fs;
-use super::attr::is_posix_name;
+use super::attr::{FileKind, is_posix_name};
 use super::inode::Ino;
 use super::known::Item;
 use super::listing::{From, Shown, parse_page};
@@ -258,8 +258,10 @@ impl Fs {
             // A directory that is there under two markers: `readdir` knows how to merge them.
             return Err(Kind::Unsupported.into());
         }
-        if partial.items.iter().any(|i| prefix.file(&i.name).is_ok_and(|k| partial.buried.contains(&k))) {
-            return Err(Kind::Busy.into());
+        // Not there any more for whoever asks here; made again meanwhile, it was noted as changed.
+        let Partial { items, buried, .. } = &mut *partial;
+        if !buried.is_empty() {
+            items.retain(|i| i.kind == FileKind::Dir || !prefix.file(&i.name).is_ok_and(|k| buried.contains(&k)));
         }
         // What is remembered answers for absent names, too: directories that only this mount keeps are not absent.
         let kept = self.kept_below(dir).into_iter().filter(|name| !listed.contains(name));

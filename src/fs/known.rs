@@ -350,6 +350,11 @@ impl Listings {
         Some(dirs.map(|i| i.name.clone()).collect())
     }
 
+    /// How many entries `dir` had when it was last listed, however long that is ago.
+    pub fn count(&self, dir: Ino) -> Option<usize> {
+        Some(self.inner.lock().by_dir.peek(&dir)?.items.len())
+    }
+
     pub fn forget(&self, dir: Ino) {
         let gone;
         let mut inner = self.inner.lock();

@@ -173,9 +173,16 @@ impl Plan {
         }
     }
 
-    /// Directory `dir` was listed by itself, and these are the directories in it.
-    fn was_listed(&mut self, dir: &str, inside: Vec<String>) {
+    /// Directory `dir` was listed by itself; how many entries it has, and the directories in it.
+    fn was_listed(&mut self, dir: &str, entries: usize, inside: Vec<String>) {
         self.todo.remove(dir);
+        if entries as u64 > PAGE_KEYS && inside.is_empty() {
+            // A page that brought none such to its end says nothing of the program.
+            if self.flying.is_empty() && self.ready.is_empty() {
+                self.asked = self.used;
+            }
+            (self.keys, self.bounds) = (self.keys + entries as u64, self.bounds + 1);
+        }
         let begun = |run: &Run| run.position.starts_with(dir);
         // Where a listing is on its way through it, the rest can go faster in several.
         if self.listed.len() >= LISTED {
@@ -392,9 +399,11 @@ impl Walks {
         inner.walks.iter().filter(inside).max_by_key(|w| w.root.as_str().len()).cloned()
     }
 
-    fn start(&self, root: Prefix, todo: BTreeSet<String>) -> Arc<Walk> {
+    /// `keys`: how many the directory before those to do has, if that is known.
+    fn start(&self, root: Prefix, todo: BTreeSet<String>, keys: Option<u64>) -> Arc<Walk> {
         let mut inner = self.inner.lock();
-        let mut plan = Plan { todo, ..Plan::default() };
+        let mut plan =
+            Plan { todo, keys: keys.unwrap_or_default(), bounds: u64::from(keys.is_some()), ..Plan::default() };
         // A walk that has left its root goes on above it.
         inner.walks.retain(|w| {
             let below = w.root.as_str().starts_with(root.as_str());
@@ -486,7 +495,13 @@ impl Fs {
     fn start_walk(self: &Arc<Self>, root: Ino, from: &Prefix) -> Option<Arc<Walk>> {
         let above = self.inodes.prefix(root).ok()?;
         let todo = self.todo(root, &above, from)?;
-        let walk = self.trees.start(above, todo);
+        let names = self.listings.directories(root)?;
+        let before = names.iter().rev().find(|n| above.dir(n).is_ok_and(|d| d < *from));
+        let before = before.and_then(|name| self.inodes.child(root, name));
+        // Of small ones, as many as there may be are tried at once.
+        let keys = before.and_then(|inode| self.listings.count(inode.ino)).map(|n| n as u64);
+        let keys = keys.filter(|n| *n > PAGE_KEYS / 2);
+        let walk = self.trees.start(above, todo, keys);
         self.fly(&walk);
         let (fs, swept, pause) = (Arc::downgrade(self), walk.clone(), self.trees.ttl.min(IDLE));
         self.runtime.spawn(async move {
@@ -505,7 +520,7 @@ impl Fs {
         let Some(walk) = self.trees.around(prefix.as_str()) else { return };
         let dirs = items.iter().filter(|i| i.kind == super::FileKind::Dir && i.odd_marker.is_none());
         let inside = dirs.filter_map(|i| Some(prefix.dir(&i.name).ok()?.as_str().to_owned())).collect();
-        walk.plan.lock().was_listed(prefix.as_str(), inside);
+        walk.plan.lock().was_listed(prefix.as_str(), items.len(), inside);
         self.fly(&walk);
     }
 

@@ -83,8 +83,8 @@ pub struct ReadSettings {
 impl Default for ReadSettings {
     fn default() -> Self {
         ReadSettings {
-            // 3 GB/s at 10 ms, 300 MB/s at 100 ms.
-            max_readahead: 32 * 1024 * 1024,
+            // As many GETs as there may be.
+            max_readahead: 128 * 1024 * 1024,
             // Where the request overhead of stores is below one part in a hundred.
             get_size: 8 * 1024 * 1024,
             max_gets: 16,
@@ -149,6 +149,13 @@ impl Reads {
     fn get_size(&self) -> u64 {
         let size = self.settings.get_size.min(self.cache.budget().limit() / 8);
         (size / BLOCK * BLOCK).max(BLOCK) as u64
+    }
+
+    /// Bytes that are worth reading ahead of one stream: stores that limit the speed of a connection want many of them,
+    /// and where a few fill the line more would only fill the memory.
+    fn useful_window(&self) -> u64 {
+        let connections = self.speed.lock().connections(self.settings.max_gets as u64);
+        connections.max(1) * self.get_size()
     }
 
     /// One GET without `If-Match` of the first block: what the object is now, with block 0 on its way into the cache.

@@ -245,7 +245,7 @@ impl Inner {
             return None;
         }
         let share = self.reads.cache.budget().limit() / 3 / self.reads.streaming(self.number);
-        let window = self.reads.settings.max_readahead.min(share) as u64;
+        let window = (self.reads.settings.max_readahead.min(share) as u64).min(self.reads.useful_window());
         let bounds = Bounds { size: self.object.size, window, get: self.reads.get_size() };
         match access {
             Some(access) => pattern.wish(access, bounds),

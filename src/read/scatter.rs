@@ -24,6 +24,9 @@ const SPEED_UNKNOWN: f64 = 50e6;
 const SPEED_MAX: f64 = 1e9;
 /// Connections whose speed adds up: more of them often share the line.
 const CONNECTIONS: u64 = 8;
+/// Bytes per second that one stream of reads can take, and connections that it gets in any case.
+const STREAM_MAX: f64 = 1e9;
+const STREAM_CONNECTIONS: u64 = 4;
 
 /// How fast the store sends, by the GETs so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,6 +49,11 @@ impl Speed {
             return SPEED_UNKNOWN;
         }
         (self.bytes / self.seconds.max(1e-9)).min(SPEED_MAX)
+    }
+
+    /// Connections that one stream of reads can make use of, `most` at most.
+    pub fn connections(&self, most: u64) -> u64 {
+        ((STREAM_MAX / self.connection()).ceil() as u64).max(STREAM_CONNECTIONS).min(most)
     }
 
     /// What fetching `size` bytes costs with GETs of `get` bytes.
@@ -113,6 +121,14 @@ mod tests {
     /// Misses until the object is fetched, at most `most`.
     fn misses(scatter: &mut Scatter, size: u64, trip: Duration, whole: Duration, most: u64) -> u64 {
         (1..=most).find(|n| scatter.missed(n * 7919 * 4096 % size, size, trip, whole)).unwrap_or(u64::MAX)
+    }
+
+    #[test]
+    fn slow_connections_are_used_in_numbers() {
+        assert_eq!(speed(1_000_000_000).connections(16), 4);
+        assert_eq!(speed(90_000_000).connections(16), 12);
+        assert_eq!(speed(1_000_000).connections(16), 16);
+        assert_eq!(speed(1_000_000_000).connections(2), 2);
     }
 
     #[test]

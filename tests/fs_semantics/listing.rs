@@ -56,6 +56,32 @@ fn lists(requests: &BTreeMap<String, u64>) -> u64 {
     requests.iter().filter(|(name, _)| name.starts_with("ListObjects")).map(|(_, n)| n).sum()
 }
 
+/// A page of the store that ends with a directory does not tell that it does.
+// R38
+#[tokio::test(flavor = "multi_thread")]
+async fn directories_as_large_as_a_page_are_listed_ahead_of_the_program() {
+    for size in [1000, 2500] {
+        let w = world();
+        for d in 0..8 {
+            for f in 0..size {
+                w.put(&format!("tree/d{d}/f{f:04}"), "x");
+            }
+        }
+        let m = w.mount();
+        assert_eq!(m.ls("tree").await.len(), 8);
+        w.requests();
+        for d in 0..3 {
+            assert_eq!(m.ls(&format!("tree/d{d}")).await.len(), size);
+        }
+        let pages = 3 * size.div_ceil(1000) as u64;
+        let mut asked = 0;
+        common::eventually(std::time::Duration::from_secs(20), "listed ahead", || {
+            asked += lists(&w.requests());
+            asked > pages
+        });
+    }
+}
+
 // R27 R34 R38: however a tree is listed, it has the same entries.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tree_that_is_walked_through_shows_what_each_listing_shows() {
