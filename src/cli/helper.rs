@@ -8,7 +8,7 @@ use crate::config::Options;
 use crate::daemon::{Request, env};
 use crate::fuse::target;
 
-const USAGE: &str = "usage: mount.fuse.xosfs BUCKET[:/PREFIX] DIR [-sfnvrw] [-o OPTIONS] [-t TYPE]";
+const USAGE: &str = "usage: mount.fuse.xosfs BUCKET[:/PREFIX]|s3:// DIR [-sfnvrw] [-o OPTIONS] [-t TYPE]";
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct HelperArgs {
@@ -63,7 +63,8 @@ pub(super) fn run(args: &[OsString]) -> Result<(), Failure> {
         return Err(Failure::Usage(USAGE.into()));
     };
     let args = MountArgs {
-        source: source.clone(),
+        source: Some(source.clone()),
+        all_buckets: false,
         dir: dir.into(),
         options: parsed.options.clone(),
         foreground: false,

@@ -125,9 +125,11 @@ enum Command {
 }
 
 #[derive(Args, Clone, Debug)]
+#[command(allow_missing_positional = true)]
 struct MountArgs {
-    /// BUCKET, BUCKET:/PREFIX or s3://BUCKET/PREFIX.
-    source: String,
+    /// BUCKET, BUCKET:/PREFIX or s3://BUCKET/PREFIX; s3:// is every bucket.
+    #[arg(required_unless_present = "all_buckets")]
+    source: Option<String>,
     /// An existing directory.
     dir: PathBuf,
     /// Options, separated by commas; see below. May be given several times.
@@ -136,6 +138,9 @@ struct MountArgs {
     /// Stay in the foreground; messages go to stderr.
     #[arg(short, long)]
     foreground: bool,
+    /// Mount every bucket of the credentials, each as a directory, in place of a source.
+    #[arg(long)]
+    all_buckets: bool,
     /// Ignore unknown options.
     #[arg(long, hide = true)]
     sloppy: bool,

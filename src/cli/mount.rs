@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::launch::{self, Answer};
 use super::{Failure, MountArgs};
-use crate::config::Options;
+use crate::config::{Options, Source};
 use crate::daemon::report::Report;
 use crate::daemon::{self, Outcome, Request, env};
 use crate::fuse::target;
@@ -14,8 +14,20 @@ use crate::fuse::target;
 /// What the daemon may need besides the options' own deadlines.
 const GRACE: Duration = Duration::from_secs(90);
 
+impl MountArgs {
+    fn source(&self) -> Result<Source, Failure> {
+        match &self.source {
+            Some(source) if self.all_buckets => Err(Failure::Usage(format!(
+                "--all-buckets takes no source, and {source:?} is one; drop one of them (a prefix is of one bucket)"
+            ))),
+            Some(source) => source.parse().map_err(Failure::Usage),
+            None => Ok(Source::all_buckets()),
+        }
+    }
+}
+
 fn request(args: &MountArgs) -> Result<Request, Failure> {
-    let source = args.source.parse().map_err(Failure::Usage)?;
+    let source = args.source()?;
     let options = Options::load(&args.options, args.sloppy, &env)?;
     let dir = target::resolve(&args.dir)?;
     Ok(Request { source, dir, options, background: args.background_child })
@@ -69,7 +81,8 @@ pub(super) fn start(request: &Request, args: &MountArgs) -> Result<Answer, Failu
     for list in &args.options {
         child.extend(["-o".into(), list.into()]);
     }
-    child.extend(["--".into(), (&args.source).into(), PathBuf::clone(&request.dir).into()]);
+    // After `--`, where every bucket is a source, too.
+    child.extend(["--".into(), request.source.to_string().into(), PathBuf::clone(&request.dir).into()]);
     let options = &request.options;
     launch::launch(&child, &[], options.patience() + options.op_timeout * 3 + GRACE)
 }

@@ -76,7 +76,7 @@ struct Draft {
 
 impl Writer {
     fn journal(&self) -> Option<&Arc<Journal>> {
-        self.io.settings.journal.as_ref().filter(|_| self.io.settings.writeback)
+        if self.io.settings.writeback { self.io.open_journal() } else { None }
     }
 
     /// A file that a journal has, as it was acknowledged.
@@ -281,7 +281,7 @@ impl Writer {
 
     /// Brings the record in step after a commit. `durable`: waits until it is safe.
     pub(super) async fn settle_record(&self, durable: bool) {
-        let Some(journal) = self.io.settings.journal.clone() else { return };
+        let Some(journal) = self.io.journal().cloned() else { return };
         if self.state.lock().id.is_none() {
             return;
         }
@@ -329,7 +329,7 @@ impl Writer {
 
     /// The second half of [`Writer::unlink`]: not after a crash either.
     pub async fn forget(&self) {
-        let Some(journal) = self.io.settings.journal.clone() else { return };
+        let Some(journal) = self.io.journal().cloned() else { return };
         let _journaling = self.journaling.lock().await;
         let Some(id) = ({
             let mut s = self.state.lock();
@@ -411,7 +411,7 @@ impl Writer {
         acked.attempts += 1;
         acked.state = if parked { PendingState::Parked } else { PendingState::Queued };
         acked.reason = Some(reason.clone());
-        if let Some(journal) = &self.io.settings.journal {
+        if let Some(journal) = self.io.journal() {
             journal.tried(id, acked.attempts, parked, reason);
         }
     }
@@ -491,7 +491,7 @@ impl Writer {
 impl Writes {
     /// The journal will not bring anything back that was stored before: what it was told of that is on the disk.
     pub async fn settled(&self) {
-        if let Some(journal) = self.settings.journal.as_ref().filter(|_| self.settings.writeback)
+        if let Some(journal) = self.journal().filter(|_| self.settings.writeback)
             && let Err(e) = journal.barrier().await
         {
             tracing::warn!("{e}");
