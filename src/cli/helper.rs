@@ -1,6 +1,7 @@
 //! The helper of mount(8): `mount.fuse.xosfs SOURCE DIR [-sfnvrw] [-N NS] [-o OPTIONS] [-t TYPE]`.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use super::launch::Answer;
 use super::{Failure, MountArgs, mount};
@@ -63,9 +64,8 @@ pub(super) fn run(args: &[OsString]) -> Result<(), Failure> {
         return Err(Failure::Usage(USAGE.into()));
     };
     let args = MountArgs {
-        source: Some(source.clone()),
+        places: vec![source.into(), dir.into()],
         all_buckets: false,
-        dir: dir.into(),
         options: parsed.options.clone(),
         foreground: false,
         sloppy: parsed.sloppy,
@@ -74,7 +74,7 @@ pub(super) fn run(args: &[OsString]) -> Result<(), Failure> {
     let request = Request {
         source: source.parse().map_err(Failure::Usage)?,
         options: Options::load(&args.options, args.sloppy, &env)?,
-        dir: target::resolve(&args.dir)?,
+        dir: target::resolve(Path::new(dir))?,
         background: true,
     };
     if parsed.fake {

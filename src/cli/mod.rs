@@ -125,13 +125,11 @@ enum Command {
 }
 
 #[derive(Args, Clone, Debug)]
-#[command(allow_missing_positional = true)]
 struct MountArgs {
-    /// BUCKET, BUCKET:/PREFIX or s3://BUCKET/PREFIX; s3:// is every bucket.
-    #[arg(required_unless_present = "all_buckets")]
-    source: Option<String>,
-    /// An existing directory.
-    dir: PathBuf,
+    /// What and where: BUCKET, BUCKET:/PREFIX, s3://BUCKET/PREFIX, or s3:// for every bucket; and an existing directory.
+    /// With --all-buckets only the directory.
+    #[arg(required = true, num_args = 1..=2, value_names = ["SOURCE", "DIR"])]
+    places: Vec<OsString>,
     /// Options, separated by commas; see below. May be given several times.
     #[arg(short = 'o', value_name = "OPTION[=VALUE],…", allow_hyphen_values = true)]
     options: Vec<String>,

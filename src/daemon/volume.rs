@@ -235,7 +235,7 @@ impl Workshop {
     /// With the journal that a former mount has left, if there is one: what is in that is on its way when this returns.
     /// Blocks: a journal is on a disk. Must be called inside the runtime.
     fn make(self: &Arc<Self>, making: &Making, left: bool) -> Result<Arc<Fs>> {
-        let Workshop { options, engines } = self;
+        let Workshop { options, engines } = &**self;
         let s3 = engines.s3.for_bucket(&making.bucket);
         let disk = engines.reads.disk().map(|disk| disk.beside(cached_as(&s3)));
         let reads = engines.reads.beside(s3.clone(), engines.reads.cache().beside(), disk);

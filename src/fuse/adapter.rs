@@ -35,7 +35,7 @@ use super::io::write_mode;
 use super::probe::Probes;
 use super::reply::{Refuse, entry_attr, errno, log, of_time, reply_entry, reply_lookup};
 use super::through::{self, Through};
-use super::tree::{Near, Route, Tree};
+use super::tree::{Near, Tree};
 
 /// Largest write the kernel sends at once; more only costs buffers (measured: direct I/O gains nothing past it).
 const MAX_WRITE: u32 = 1 << 20;
@@ -179,7 +179,7 @@ impl fuser::Filesystem for Adapter {
             }
             None => {}
         }
-        let work = |fs: Arc<Fs>| async move { fs.lookup(dir, &name).await };
+        let work = move |fs: Arc<Fs>| async move { fs.lookup(dir, &name).await };
         self.spawn("lookup", self.limit(), parent, reply, work, |fs, reply, found| reply_lookup(fs, reply, found));
     }
 

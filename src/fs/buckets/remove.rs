@@ -29,11 +29,11 @@ impl Fs {
     /// Errors: [`Kind::Busy`] for these, [`Kind::NotEmpty`] for directories that only this mount knows of.
     pub(super) fn may_end(&self) -> Result<()> {
         let busy = |what: &str| Err(Error::new(Kind::Busy, format!("delete bucket: {what}")));
-        for inode in self.inodes.all() {
+        // What was deleted may be lost.
+        for inode in self.inodes.all().into_iter().filter(|i| self.inodes.is_linked(i.ino)) {
             let state = inode.state.lock();
-            let unstored = state.attr.kind != FileKind::Dir && !state.stored && self.inodes.is_linked(inode.ino);
+            let unstored = state.attr.kind != FileKind::Dir && !state.stored;
             if state.writer.is_some() || state.attr_pending || state.uploading || unstored {
-                drop(state);
                 return busy("a file in it is being written, or is not stored yet");
             }
         }
