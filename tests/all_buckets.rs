@@ -76,7 +76,7 @@ fn all_buckets_are_directories() {
     assert_eq!(object(&server, &b, "d/g").unwrap(), b"one\n");
     let walked = mount.sh(&format!("echo two >{a}/x; find {a} {b} -printf '%y %p\\n'; du -s {a} >&2; ls -lR {b} >&2"));
     assert_eq!(walked, format!("d {a}\nf {a}/x\nd {b}\nd {b}/d\nf {b}/d/g\n"));
-    mount.sh("df . >&2; stat -f . >&2; test . -ef ./. && test . -ef */..");
+    mount.sh(&format!("df . >&2; stat -f . >&2; test . -ef {b}/..; ls -ai {b} | grep -qE '^ *1 \\.\\.$'"));
     // What the root of a plain mount has.
     let attribute = format!("getfattr --absolute-names --only-values -n user.s3.uri {a}");
     assert_eq!(mount.sh(&attribute), format!("s3://{a}/"));
@@ -159,7 +159,7 @@ fn all_buckets_with_old_versions_are_not_empty() {
     assert!(log.contains("old versions or delete markers") && log.contains("--force-empty"), "{log}");
     mount.umount();
     // The past of a bucket that keeps none is not shown wrong.
-    let past = TestMount::of(&server, ALL, &["as_of=2999-01-01T00:00:00Z"]);
+    let past = TestMount::of(&server, ALL, &["as_of=1s"]);
     past.sh(&format!("ls >&2; ls {kept}"));
     sh_fails(past.path(), &format!("ls {}", server.bucket), "not supported");
     sh_fails(past.path(), "mkdir some-bucket", "Read-only");
@@ -365,18 +365,15 @@ fn all_buckets_are_known_to_the_commands() {
     ok(&server, &["refresh", &format!("{dir}/{b}/d")]);
     let listed = ok(&server, &["ls", &dir]);
     assert!(listed.contains(&a) && listed.contains(&b), "{listed}");
-    let region = format!("region={}", server.region);
+    let (region, endpoint) = (format!("region={}", server.region), format!("endpoint={}", server.endpoint));
     let o = ["-o", &*region];
     let run = |args: &[&str]| ok(&server, &[args, &o].concat());
     assert!(run(&["ls", "-r", &format!("{dir}/{b}")]).contains("d/f"));
     assert!(run(&["stat", &format!("{dir}/{b}/d/f")]).contains(&format!("s3://{b}/d/f")));
     run(&["object", "tags", "set", &format!("{dir}/{b}/d/f"), "-t", "k=v"]);
-    assert!(
-        run(&["object", "tags", "get", &format!("s3://{b}/d/f"), "-o", &format!("endpoint={}", server.endpoint)])
-            .contains("k=v")
-    );
+    assert!(run(&["object", "tags", "get", &format!("s3://{b}/d/f"), "-o", &endpoint]).contains("k=v"));
     assert!(run(&["presign", "get", &format!("{dir}/{b}/d/f")]).contains(&*b));
-    run(&["cp", &format!("{dir}/{b}/d/f"), &format!("s3://{a}/copied")]);
+    run(&["cp", &format!("{dir}/{b}/d/f"), &format!("s3://{a}/copied"), "-o", &endpoint]);
     assert_eq!(object(&server, &a, "copied").unwrap(), b"x\n");
     run(&["bucket", "create", &format!("{dir}/{new}")]);
     assert!(run(&["bucket", "stat", &format!("{dir}/{new}")]).contains(&new));

@@ -27,7 +27,7 @@ impl MountArgs {
                 "--all-buckets takes no source, and {source:?} is one; drop one of them (a prefix is of one bucket)"
             ))),
             _ => Err(Failure::Usage(
-                "two things are needed, what and where: xosfs mount SOURCE DIR, or xosfs mount --all-buckets DIR"
+                "two things are needed, what and where: xosfs mount <SOURCE> <DIR>, or xosfs mount --all-buckets <DIR>"
                     .into(),
             )),
         }
