@@ -69,6 +69,8 @@ fn all_buckets_are_directories() {
     let dir = mount.path().to_str().unwrap();
     assert!(table.contains(&format!("s3:// {dir} fuse.xosfs ")), "{table}");
     assert_eq!(ours(&server, &mount), [&*a, &*b]);
+    // Entered before its age is known, too.
+    mount.sh(&format!("ls {b}/. >&2"));
     // They were created a moment ago.
     let age = fs::metadata(mount.join(&b)).unwrap().modified().unwrap().elapsed().unwrap_or_default();
     assert!(age < Duration::from_secs(600), "{age:?}");
@@ -191,6 +193,7 @@ fn all_buckets_cost_one_request_to_list_and_one_to_look_up() {
     embedded.clear_log();
     mount.sh("stat autorun.inf 2>/dev/null || stat autorun.inf 2>/dev/null || true");
     assert_eq!(embedded.counts(), BTreeMap::from([("ListObjectsV2".into(), 1)]), "the absence is remembered");
+    assert_eq!(status(&server, &mount)["requests"]["errors"], 0, "that a bucket is missing is an answer");
     mount.umount();
 }
 
@@ -402,9 +405,17 @@ fn all_buckets_are_a_source_and_a_flag() {
     let found = sh(Path::new(dir), "ls");
     // The same once more is no mistake, in either form.
     let again = xosfs(&server, &["mount", "s3://", dir, "-o", &options]);
+    // As mount(8) calls it for a line of fstab.
+    let helper = temp.path().join("mount.fuse.xosfs");
+    std::os::unix::fs::symlink(binary(), &helper).unwrap();
+    let mut by_fstab = command(&helper);
+    server.set_env(&mut by_fstab);
+    by_fstab.args(["s3://", dir, "-v", "-o", &format!("rw,_netdev,{options}")]);
+    let by_fstab = String::from_utf8_lossy(&by_fstab.output().unwrap().stdout).into_owned();
     let other = xosfs(&server, &["mount", &server.bucket, dir, "-o", &options]);
     ok(&server, &["umount", dir]);
     assert!(found.lines().any(|l| l == server.bucket), "{found}");
+    assert!(by_fstab.contains("s3:// on") && by_fstab.contains("mounted already"), "{by_fstab}");
     assert!(again.code == Some(0) && again.err.contains("mounted already"), "{again:?}");
     assert!(other.code == Some(1) && other.err.contains("s3://"), "{other:?}");
 }

@@ -128,7 +128,7 @@ enum Command {
 struct MountArgs {
     /// What and where: BUCKET, BUCKET:/PREFIX, s3://BUCKET/PREFIX, or s3:// for every bucket; and an existing directory.
     /// With --all-buckets only the directory.
-    #[arg(required = true, num_args = 1..=2, value_names = ["SOURCE", "DIR"])]
+    #[arg(required = true, num_args = 1..=2, value_names = ["SOURCE", "DIR"], value_hint = clap::ValueHint::AnyPath)]
     places: Vec<OsString>,
     /// Options, separated by commas; see below. May be given several times.
     #[arg(short = 'o', value_name = "OPTION[=VALUE],…", allow_hyphen_values = true)]

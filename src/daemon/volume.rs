@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::BoxFuture;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Handle;
 
 use super::control::Console;
@@ -307,8 +308,18 @@ impl Workshop {
     }
 }
 
+/// Journals take some descriptors for each bucket that is written to, and the usual limit is for one.
+fn raise_open_files() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(e) = raised {
+        tracing::warn!("the limit on open files stays as it is: {e}");
+    }
+}
+
 /// The directory of every bucket. What former mounts left to be stored in some is on its way when this returns.
 fn build_all(options: &Options, s3: S3) -> (Arc<Buckets>, Engines) {
+    raise_open_files();
     let engines = engines(options, s3, None, options.writeback);
     let of_fs = fs_settings(options, engines.provider, Prefix::root());
     let settings = BucketsSettings {

@@ -127,6 +127,8 @@ pub struct Buckets {
     kernel: OnceLock<Arc<dyn Kernel>>,
     runtime: Runtime,
     mounted: SystemTime,
+    /// The log has been told of buckets that cannot be shown.
+    hid: AtomicBool,
 }
 
 /// Known and rightly signed, but not allowed.
@@ -153,6 +155,7 @@ impl Buckets {
             kernel: OnceLock::new(),
             runtime: Runtime::current(),
             mounted: SystemTime::now(),
+            hid: AtomicBool::new(false),
         })
     }
 
@@ -167,7 +170,9 @@ impl Buckets {
     /// The buckets somebody has been in, by name.
     pub fn all(&self) -> Vec<(Arc<str>, Arc<Fs>)> {
         let table = self.table.read();
-        let entered = table.parts.values().filter_map(|b| Some((b.name.clone(), b.fs.get()?.clone())));
+        let entered = table.parts.values().filter_map(|b| Some((b, b.fs.get()?)));
+        let here = entered.filter(|(b, fs)| !b.dead.load(Ordering::Relaxed) || fs.is_in_use());
+        let entered = here.map(|(b, fs)| (b.name.clone(), fs.clone()));
         let mut all: Vec<_> = entered.collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all
@@ -239,8 +244,11 @@ impl Buckets {
     fn slot(&self, name: &str, born: Option<SystemTime>) -> Result<Arc<Bucket>> {
         let known = self.table.read().names.get(name).cloned();
         if let Some(bucket) = known {
-            if born.is_some() {
-                bucket.known.lock().born = born;
+            if let Some(born) = born {
+                let first = bucket.known.lock().born.replace(born).is_none();
+                if let Some(fs) = bucket.fs.get().filter(|_| first) {
+                    fs.set_born(born);
+                }
             }
             return Ok(bucket);
         }
@@ -294,8 +302,12 @@ impl Buckets {
         }
         let asked = Instant::now();
         let found = self.s3.list_buckets().await?;
+        let count = found.len();
         let mut born: BTreeMap<Arc<str>, _> =
             found.into_iter().filter(|b| is_bucket_name(&b.name)).map(|b| (b.name.into(), b.created)).collect();
+        if born.len() < count && !self.hid.swap(true, Ordering::Relaxed) {
+            tracing::warn!("buckets that have no name for a directory are left out: {}", count - born.len());
+        }
         let mut changes = self.changes.lock();
         changes.retain(|_, (at, _)| *at >= asked);
         for (name, (_, made)) in changes.iter() {
@@ -373,7 +385,7 @@ impl Buckets {
     async fn ask(&self, name: &str) -> Result<Lookup> {
         let asked = Instant::now();
         let query = ListQuery { prefix: "", delimited: false, from: None, max_keys: Some(1) };
-        match self.s3.for_bucket(name).list(&query).await {
+        match self.s3.for_bucket_if_any(name).list(&query).await {
             Ok(_) => {}
             Err(e) if is_plain_denial(&e) => {}
             Err(e) if e.kind() == Kind::NoBucket || e.code() == "InvalidBucketName" => {

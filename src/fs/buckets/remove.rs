@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::{Bucket, Buckets};
 use crate::config::source::is_bucket_name;
@@ -22,6 +22,18 @@ impl Fs {
     /// Whether the kernel knows of anything in it besides the root, or has it open.
     pub(super) fn is_in_use(&self) -> bool {
         self.inodes.known() > 0 || !self.handles.is_empty()
+    }
+
+    /// The bucket's age is known now; a time that somebody has set since stays.
+    pub(super) fn set_born(&self, at: SystemTime) {
+        if let Ok(root) = self.inodes.get(self.root()) {
+            let attr = &mut root.state.lock().attr;
+            for time in [&mut attr.atime, &mut attr.mtime, &mut attr.ctime] {
+                if *time == self.mounted {
+                    *time = at;
+                }
+            }
+        }
     }
 
     /// What would be lost with the bucket: files that are being written or are not stored, and deletes that wait.
