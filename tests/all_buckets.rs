@@ -169,7 +169,7 @@ fn all_buckets_with_old_versions_are_not_empty() {
 }
 
 /// Of an operation, how often it was asked for.
-fn of<'a>(counts: &'a BTreeMap<String, u64>, operations: &[&str]) -> Vec<u64> {
+fn of(counts: &BTreeMap<String, u64>, operations: &[&str]) -> Vec<u64> {
     operations.iter().map(|op| counts.get(*op).copied().unwrap_or(0)).collect()
 }
 

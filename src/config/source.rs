@@ -16,7 +16,7 @@ pub struct Source {
     pub prefix: Prefix,
 }
 
-const FORMS: &str = "write BUCKET, BUCKET:/PREFIX or s3://BUCKET/PREFIX; s3:// alone is every bucket";
+const FORMS: &str = "write BUCKET, BUCKET:/PREFIX or s3://BUCKET/PREFIX";
 /// How every bucket is written.
 pub const ALL_BUCKETS: &str = "s3://";
 

@@ -62,7 +62,11 @@ impl Served {
     /// Stores everything written so far; says what is left at the deadline.
     pub async fn drain(&self, deadline: Instant) -> Unstored {
         let limit = deadline.saturating_duration_since(Instant::now());
-        Served::of_all(self.all(), |fs| async move { fs.drain(limit).await }).await
+        let unstored = Served::of_all(self.all(), |fs| async move { fs.drain(limit).await }).await;
+        if let Tree::Many(buckets) = &self.tree {
+            buckets.settled(deadline.saturating_duration_since(Instant::now())).await;
+        }
+        unstored
     }
 
     pub fn disk(&self) -> Option<Arc<DiskCache>> {

@@ -25,6 +25,7 @@ use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::OnceCell;
+use tokio_util::task::TaskTracker;
 
 use super::attr::{Attr, Defaults};
 use super::{Entry, Fh, Fs, Ino, Kernel, Lookup, ROOT, Space};
@@ -126,6 +127,8 @@ pub struct Buckets {
     last_handle: AtomicU64,
     kernel: OnceLock<Arc<dyn Kernel>>,
     runtime: Runtime,
+    /// Journals of buckets that are gone, being closed.
+    burials: TaskTracker,
     mounted: SystemTime,
     /// The log has been told of buckets that cannot be shown.
     hid: AtomicBool,
@@ -154,6 +157,7 @@ impl Buckets {
             last_handle: AtomicU64::new(0),
             kernel: OnceLock::new(),
             runtime: Runtime::current(),
+            burials: TaskTracker::new(),
             mounted: SystemTime::now(),
             hid: AtomicBool::new(false),
         })
@@ -176,6 +180,13 @@ impl Buckets {
         let mut all: Vec<_> = entered.collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all
+    }
+
+    /// Waits until nothing is left of buckets that are gone, at most `patience`.
+    pub async fn settled(&self, patience: Duration) {
+        self.burials.close();
+        let _ = tokio::time::timeout(patience, self.burials.wait()).await;
+        self.burials.reopen();
     }
 
     /// The tree that a number is in, if it is there already. No lock is held when it returns.
@@ -257,9 +268,9 @@ impl Buckets {
             return Ok(bucket.clone());
         }
         let gone = table.bury();
-        if !gone.is_empty() {
+        for bucket in gone {
             // Closing a journal waits for its disk.
-            self.runtime.spawn_blocking(move || drop(gone));
+            self.burials.spawn_blocking_on(move || drop(bucket), &self.runtime);
         }
         // The first part is the root's.
         let others = Space::PARTS - 1;
