@@ -348,7 +348,12 @@ fn all_buckets_replay_what_a_killed_daemon_had_acknowledged() {
     let last = mount(&server, &options);
     eventually(Duration::from_secs(30), "the last one is stored", || object(&server, &gone, "f").is_some());
     ok(&server, &["flush", last.path().to_str().unwrap()]);
+    // Deletes follow in the background; the bucket waits for them.
+    last.sh(&format!("for i in {{1..40}}; do echo $i >{gone}/$i; done; sleep 0.3; rm -r {gone}; ! test -e {gone}"));
+    assert!(!server.rclone(&["lsd", "store:"]).contains(&gone));
     last.umount();
+    let left = fs::read_dir(state.path().join("journal")).unwrap().count();
+    assert_eq!(left, 0, "journals of mounts that ended with nothing to store");
 }
 
 #[test]

@@ -161,7 +161,11 @@ pub(super) fn run(args: &JournalArgs) -> Result<(), Failure> {
 
 /// The journals nobody serves in which something is left.
 pub(super) fn left(place: &Place) -> Result<Vec<Leftover>, Failure> {
-    Ok(place.survey()?.into_iter().filter(|l| !l.pending.is_empty() || !l.damage.is_empty() || l.uploads > 0).collect())
+    Ok(place
+        .survey()?
+        .into_iter()
+        .filter(|l| !l.pending.is_empty() || !l.damage.is_empty() || l.uploads > 0 || l.deletes > 0)
+        .collect())
 }
 
 /// What is left of a mount, for people.
@@ -169,6 +173,9 @@ pub(super) fn text_of(left: &Leftover) -> String {
     let mut out = format!("{}: no daemon ({})\n", left.of, left.dir.display());
     for file in &left.pending {
         out += &format!("  {}\n", print::safe(&file.text()));
+    }
+    if left.deletes > 0 {
+        out += &format!("  {} deleted objects are still in the bucket; the next mount deletes them\n", left.deletes);
     }
     if left.uploads > 0 {
         out += &format!("  {} uploads were begun; the next mount aborts them\n", left.uploads);

@@ -26,6 +26,8 @@ pub struct Leftover {
     pub pending: Vec<PendingFile>,
     /// Multipart uploads that the next mount will abort.
     pub uploads: usize,
+    /// Deleted objects that the next mount takes out of the bucket.
+    pub deletes: usize,
     /// What is lost, a line each.
     pub damage: Vec<String>,
 }
@@ -76,6 +78,7 @@ pub fn survey(state_dir: &Path) -> Result<Vec<Leftover>> {
             state_dir: state_dir.to_owned(),
             pending: s.pending.into_iter().map(PendingFile::from).collect(),
             uploads: s.uploads,
+            deletes: s.deletes,
             damage: s.damage,
         }
     };

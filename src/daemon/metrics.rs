@@ -299,7 +299,7 @@ mod tests {
     }
 
     fn status() -> Status {
-        let disk = Some(super::super::status::Disk::default());
+        let disk = Some(crate::cache::disk::DiskStats::default());
         let mut status = Status { source: "b:/p\"q\\".into(), disk, ..Status::default() };
         status.requests.by_operation.insert("GetObject".into(), 3);
         status.requests.by_operation.insert("PutObject".into(), 1);

@@ -47,7 +47,7 @@ pub struct Status {
     pub requests: Requests,
     pub cache: Cache,
     /// Of a mount with `cache_dir`.
-    pub disk: Option<Disk>,
+    pub disk: Option<DiskStats>,
     pub memory: Memory,
     pub files: Files,
     /// What `writeback` still has to store, and what it could not.
@@ -81,50 +81,6 @@ pub struct Cache {
     pub waits: u64,
     pub misses: u64,
     pub evicted: u64,
-}
-
-/// The disk cache. Bytes and limit are of the directory, which other mounts may use, too.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Disk {
-    pub dir: PathBuf,
-    pub bytes: u64,
-    /// The option `cache_size`.
-    pub limit: u64,
-    /// Blocks found there, and looked for in vain.
-    pub hits: u64,
-    pub misses: u64,
-    pub written: u64,
-    /// Blocks that were not kept, because the disk was too slow or too full.
-    pub dropped: u64,
-    /// Blocks that were not what had been written.
-    pub damaged: u64,
-    /// Files removed to make room, and their bytes.
-    pub evicted: u64,
-    pub evicted_bytes: u64,
-    /// Opened files that the kernel read from there by itself.
-    pub through: u64,
-    /// Why it is not used, or not written, now.
-    pub trouble: Option<String>,
-}
-
-impl From<DiskStats> for Disk {
-    fn from(s: DiskStats) -> Disk {
-        Disk {
-            dir: s.dir,
-            bytes: s.bytes,
-            limit: s.limit,
-            hits: s.hits,
-            misses: s.misses,
-            written: s.written,
-            dropped: s.dropped,
-            damaged: s.damaged,
-            evicted: s.evicted,
-            evicted_bytes: s.evicted_bytes,
-            through: s.through,
-            trouble: s.trouble,
-        }
-    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -243,7 +199,7 @@ pub fn collect(origin: &Origin, engines: &Engines, trees: &[(Arc<str>, Arc<Fs>)]
             misses: cache.misses,
             evicted: cache.evicted,
         },
-        disk: reads.disk().map(|disk| disk.stats().into()),
+        disk: reads.disk().map(|disk| disk.stats()),
         memory: Memory { used: budget.used() as u64, bound: budget.limit() as u64, written: writes.memory() as u64 },
         files,
         pending,

@@ -15,7 +15,7 @@ use crate::budget::Budget;
 use crate::cache::BlockCache;
 use crate::cache::disk::{self, DiskCache, DiskSettings};
 use crate::config::options::{self, Attrs, Options, Passthrough, XattrList};
-use crate::config::{Provider, Source};
+use crate::config::{Provider, Source, memory};
 use crate::error::{Error, Kind, Result};
 use crate::fs::buckets::{Buckets, BucketsSettings, Making};
 use crate::fs::{self, Defaults, Fs, Space};
@@ -35,11 +35,9 @@ pub type Drain = Box<dyn Fn(Instant) -> BoxFuture<'static, Unstored> + Send + Sy
 /// Changes of attributes wait this long for others: longer than `cp -a` or `rsync` take between two of one file,
 /// shorter than anybody waits for another machine to see a mode.
 const ATTR_DELAY: Duration = Duration::from_millis(500);
-/// Rough size of a remembered inode, and the share of the memory bound they may take.
-const INODE_BYTES: u64 = 512;
-const INODE_SHARE: u64 = 16;
-/// Of that share, what each bucket has where every bucket is mounted: few of them are in use at a time.
-const BUCKET_SHARE: usize = 4;
+/// Names remembered with the least memory there may be, and the share of what is more than that for others.
+const NAMES: u64 = 8192;
+const NAMES_SHARE: u64 = 8;
 
 /// Blocks that wait for the disk: as many bytes as it takes in while it syncs its journal, and never so many that
 /// reads lack the memory.
@@ -71,6 +69,7 @@ fn defaults(options: &Options) -> Defaults {
 
 /// What the file system is told, from the options of a mount.
 pub fn fs_settings(options: &Options, provider: &'static Provider, root: Prefix) -> fs::Settings {
+    let more = options.memory_bytes().saturating_sub(memory::MIN);
     fs::Settings {
         provider,
         root,
@@ -97,7 +96,8 @@ pub fn fs_settings(options: &Options, provider: &'static Provider, root: Prefix)
         capacity: options.capacity,
         copy_threshold: provider.limits.copy_threshold,
         op_timeout: options.op_timeout,
-        remembered: usize::try_from(options.memory_bytes() / INODE_SHARE / INODE_BYTES).unwrap_or(usize::MAX),
+        remembered: usize::try_from(NAMES + more / NAMES_SHARE / fs::NAME_BYTES as u64).unwrap_or(usize::MAX),
+        remembered_free: NAMES as usize,
         conditional: true,
         passthrough: options.disk.dir.is_some() && options.disk.passthrough == Passthrough::Auto,
     }
@@ -251,7 +251,8 @@ impl Workshop {
         };
         let writes = engines.writes.beside(s3.clone(), reads.clone(), journaling);
         let whole = fs_settings(options, engines.provider, source.prefix);
-        let remembered = whole.remembered / BUCKET_SHARE;
+        // Many buckets would take more of the memory together than all of it.
+        let remembered = whole.remembered_free;
         let fs =
             Fs::new(s3, reads, writes, fs::Settings { space: making.space, born: making.born, remembered, ..whole });
         let _ = made.set(Arc::downgrade(&fs));
@@ -271,8 +272,12 @@ impl Workshop {
             });
             let (journal, replay) = opened?;
             let fs = made.get().and_then(Weak::upgrade);
-            // Not on the spot: whoever restores asks for the journal that is being opened.
-            runtime.spawn(async move { fs.map(|fs| fs.restore(replay)) });
+            // Not on the spot: whoever restores waits for the journal that is being opened.
+            runtime.spawn(async move {
+                if let Some(fs) = fs.filter(|fs| fs.writes.open_journal().is_some()) {
+                    fs.restore(replay);
+                }
+            });
             Some(journal)
         })
     }
@@ -299,7 +304,9 @@ impl Workshop {
         let here = |i: &Identity| plain(&i.endpoint) == plain(&store) && i.prefix.is_empty();
         let mut buckets: Vec<String> = found
             .into_iter()
-            .filter(|s| here(&s.identity) && !(s.pending.is_empty() && s.uploads == 0 && s.damage.is_empty()))
+            .filter(|s| {
+                here(&s.identity) && !(s.pending.is_empty() && s.uploads == 0 && s.deletes == 0 && s.damage.is_empty())
+            })
             .map(|s| s.identity.bucket)
             .collect();
         buckets.sort();

@@ -264,7 +264,10 @@ impl Fs {
         // What is remembered answers for absent names, too: directories that only this mount keeps are not absent.
         let kept = self.kept_below(dir).into_iter().filter(|name| !listed.contains(name));
         partial.items.extend(kept.map(|name| Arc::new(Item::dir(name))));
-        self.listings.put_watched(dir, partial.asked, partial.items);
+        for evicted in self.listings.put_watched(dir, partial.asked, partial.items) {
+            // There is not enough memory for all that is asked for: listing them in turn would never end.
+            self.bursts.rests(evicted);
+        }
         self.bursts.done(dir);
         Ok(None)
     }

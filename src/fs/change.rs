@@ -100,7 +100,7 @@ impl Fs {
         let mut object = self.object_for("", &attr);
         object.headers.content_type = Some("application/octet-stream".into());
         let body = Payload::from(Bytes::copy_from_slice(target.as_bytes()));
-        self.graves.reuse(&key).await;
+        self.reuse_name(&key).await;
         let stored = self.put_link(&key, body, &object).await?;
         self.settle(&key, &object, &stored.etag).await?;
         let inode = self.inodes.remember_kind(parent, name, key.as_str(), Some(FileKind::Symlink), || {
@@ -198,9 +198,13 @@ impl Fs {
             // Ends a commit that is under way: only after that is it certain whether there is an object.
             w.stop().await;
         }
-        self.writes.settled().await;
         let stored = inode.state.lock().stored || writer.as_ref().is_some_and(|w| w.base().is_some());
-        if stored && !open {
+        let follows = stored && !open && writer.is_none() && self.delete_later(&inode, &key, parent, name).await;
+        if !follows {
+            // What was stored before must not be stored again by a replay after the delete.
+            self.writes.settled().await;
+        }
+        if stored && !open && !follows {
             let deleted = self.s3.delete(&key, None).await;
             if let (Err(e), Some(w)) = (&deleted, &writer) {
                 tracing::debug!("what was pending of it goes on: {e}");
@@ -210,6 +214,7 @@ impl Fs {
                 }
             }
             deleted?;
+            self.deletes_allowed.store(true, std::sync::atomic::Ordering::Relaxed);
         }
         if stored && open {
             self.graves.dig(key.clone(), inode.ino);
@@ -256,6 +261,9 @@ impl Fs {
         let inode = self.existing(parent, name).await?;
         if inode.kind() != FileKind::Dir {
             return Err(Kind::NotDir.into());
+        }
+        if let Ok(prefix) = self.inodes.prefix(inode.ino) {
+            self.deleted_below(prefix.as_str()).await?;
         }
         if !self.is_empty_dir(&inode).await? {
             return Err(Error::new(Kind::NotEmpty, "remove directory").with_key(name));

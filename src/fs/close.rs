@@ -310,8 +310,9 @@ impl Fs {
     }
 
     /// A new object must not be stored before the delete of the old one has arrived.
-    pub(super) async fn wait_for_burial(&self, parent: Ino, name: &Name) {
+    pub(super) async fn wait_for_burial(self: &Arc<Self>, parent: Ino, name: &Name) {
         if let Ok(key) = self.inodes.prefix(parent).and_then(|p| p.file(name)) {
+            self.delete_now(&key).await;
             self.graves.settled(&key).await;
         }
     }

@@ -33,6 +33,7 @@ impl Fs {
         }
         failed.extend(self.left_in_journal());
         failed.extend(self.bury_all(end).await);
+        failed.extend(self.left_to_delete());
         failed
     }
 

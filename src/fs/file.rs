@@ -450,7 +450,7 @@ impl Fs {
         };
         let object = self.object_for(name.as_str(), &attr);
         // A grave here means that the bucket still holds the old object: the commit replaces it.
-        let buried = self.graves.reuse(&key).await;
+        let buried = self.reuse_name(&key).await;
         let condition =
             if exclusive && self.settings.conditional && !buried { Condition::Absent } else { Condition::None };
         let writer = Writer::new(self.writes.clone(), key.clone(), None, object, condition);

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::attr::FileKind;
 use super::inode::Ino;
+use crate::budget::{Budget, Lease};
 use crate::key::{Key, Name};
 use crate::s3::{ETag, Listed};
 
@@ -62,6 +63,10 @@ impl Item {
     }
 }
 
+/// What an entry takes besides its name, bytes.
+pub(super) const ITEM_BYTES: usize = 224;
+/// Share of the memory bound that listings may take: nobody can claim it back from them.
+const SHARE: usize = 8;
 /// Entries that a program gets through in half a `metadata_ttl`.
 const LASTING: usize = 10_000;
 
@@ -74,6 +79,17 @@ struct Known {
     touched: HashMap<Name, bool>,
     /// Made because many names were asked for one by one, and not to be shown: see `burst`.
     thin: bool,
+    lease: Option<Lease>,
+}
+
+impl Known {
+    fn new(at: Instant, items: Vec<Arc<Item>>, touched: HashMap<Name, bool>, thin: bool) -> Known {
+        Known { at, items, touched, thin, lease: None }
+    }
+
+    fn bytes(&self) -> usize {
+        ITEM_BYTES + self.items.iter().map(|i| ITEM_BYTES + i.name.as_str().len()).sum::<usize>()
+    }
 }
 
 /// What a listing says of a name.
@@ -103,18 +119,19 @@ pub struct Around {
     pub edition: Edition,
 }
 
-/// Bounded by the number of entries they hold together.
+/// Bounded by the memory they take together.
 pub struct Listings {
     inner: Mutex<Inner>,
     ttl: Duration,
     /// How long a missing name that was asked for alone is believed to be missing.
     negative_ttl: Duration,
-    max_entries: usize,
+    budget: Arc<Budget>,
 }
 
 struct Inner {
     by_dir: LruCache<Ino, Known>,
     entries: usize,
+    bytes: usize,
     /// Names that were asked for one by one and are not there, and when they were asked for.
     missing: LruCache<(Ino, Name), Instant>,
     /// Directories that are being listed, and the names changed here meanwhile.
@@ -132,28 +149,47 @@ const WATCHED_NAMES: usize = 10_000;
 /// Directories of which the last change is remembered.
 const CHANGED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 
+impl Inner {
+    fn put(&mut self, dir: Ino, known: Known, bytes: usize) -> Option<Known> {
+        let old = self.take(dir);
+        self.entries += known.items.len() + 1;
+        self.bytes += bytes;
+        self.by_dir.put(dir, known);
+        old
+    }
+
+    /// To be dropped without the lock.
+    fn take(&mut self, dir: Ino) -> Option<Known> {
+        let known = self.by_dir.pop(&dir)?;
+        self.entries -= known.items.len() + 1;
+        self.bytes -= known.lease.as_ref().map_or(0, Lease::bytes);
+        Some(known)
+    }
+}
+
 impl Listings {
-    pub fn new(ttl: Duration, negative_ttl: Duration, max_entries: usize) -> Listings {
+    pub fn new(ttl: Duration, negative_ttl: Duration, budget: Arc<Budget>) -> Listings {
         let inner = Inner {
             by_dir: LruCache::unbounded(),
             entries: 0,
+            bytes: 0,
             missing: LruCache::new(MISSING),
             watched: LruCache::new(WATCHED),
             changed: LruCache::new(CHANGED),
             changed_others: None,
         };
-        Listings { inner: Mutex::new(inner), ttl, negative_ttl, max_entries }
+        Listings { inner: Mutex::new(inner), ttl, negative_ttl, budget }
     }
 
     /// `items` are all entries of `dir` as of `at`.
     pub fn put(&self, dir: Ino, at: Instant, items: Vec<Arc<Item>>) {
-        self.remember(dir, Known { at, items, touched: HashMap::new(), thin: false });
+        self.remember(dir, Known::new(at, items, HashMap::new(), false));
     }
 
     /// As [`Listings::put`], of a directory that was listed before; for the same purpose as then.
     pub fn put_again(&self, dir: Ino, at: Instant, items: Vec<Arc<Item>>) {
         let thin = self.inner.lock().by_dir.peek(&dir).is_some_and(|k| k.thin);
-        self.remember(dir, Known { at, items, touched: HashMap::new(), thin });
+        self.remember(dir, Known::new(at, items, HashMap::new(), thin));
     }
 
     /// From now on changes of names in `dir` are noted for [`Listings::put_watched`].
@@ -165,33 +201,46 @@ impl Listings {
         self.inner.lock().watched.pop(&dir);
     }
 
-    /// As [`Listings::put`], for look-ups, with what was changed here since [`Listings::watch`].
-    pub fn put_watched(&self, dir: Ino, at: Instant, items: Vec<Arc<Item>>) {
-        let Some(touched) = self.inner.lock().watched.pop(&dir) else { return };
-        self.remember(dir, Known { at, items, touched, thin: true });
+    /// As [`Listings::put`], for look-ups, with what was changed here since [`Listings::watch`]. The directories whose
+    /// listings, made for look-ups and not old yet, had to go for it.
+    pub fn put_watched(&self, dir: Ino, at: Instant, items: Vec<Arc<Item>>) -> Vec<Ino> {
+        let Some(touched) = self.inner.lock().watched.pop(&dir) else { return Vec::new() };
+        self.remember(dir, Known::new(at, items, touched, true))
     }
 
-    /// How many entries can be remembered.
+    fn most_bytes(&self) -> usize {
+        self.budget.limit() / SHARE
+    }
+
+    /// How many entries can be remembered, about.
     pub fn most(&self) -> usize {
-        self.max_entries
+        self.most_bytes() / ITEM_BYTES
     }
 
-    fn remember(&self, dir: Ino, mut known: Known) {
+    fn remember(&self, dir: Ino, mut known: Known) -> Vec<Ino> {
         known.items.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        let items = &known.items;
+        let bytes = known.bytes();
+        if bytes > self.most_bytes() {
+            return Vec::new();
+        }
+        // Before the lock: taking a lease may make others give memory up. Without one it is not remembered.
+        known.lease = self.budget.try_lease(bytes);
+        let mut gone = Vec::new();
         let mut inner = self.inner.lock();
-        let count = items.len() + 1;
-        if count > self.max_entries {
-            return;
+        let old = if known.lease.is_some() { inner.put(dir, known, bytes) } else { inner.take(dir) };
+        gone.extend(old);
+        let mut evicted = Vec::new();
+        while inner.bytes > self.most_bytes() {
+            let Some((other, _)) = inner.by_dir.peek_lru() else { break };
+            let other = *other;
+            let Some(old) = inner.take(other) else { break };
+            if old.thin && old.at.elapsed() < self.ttl {
+                evicted.push(other);
+            }
+            gone.push(old);
         }
-        inner.entries += count;
-        if let Some((_, old)) = inner.by_dir.push(dir, known) {
-            inner.entries -= old.items.len() + 1;
-        }
-        while inner.entries > self.max_entries {
-            let Some((_, old)) = inner.by_dir.pop_lru() else { break };
-            inner.entries -= old.items.len() + 1;
-        }
+        drop(inner);
+        evicted
     }
 
     /// The store was asked for `name` at `at`, and it is not there. The kernel asks first and creates then: the
@@ -302,15 +351,16 @@ impl Listings {
     }
 
     pub fn forget(&self, dir: Ino) {
+        let gone;
         let mut inner = self.inner.lock();
         inner.watched.pop(&dir);
-        if let Some(old) = inner.by_dir.pop(&dir) {
-            inner.entries -= old.items.len() + 1;
-        }
+        gone = inner.take(dir);
         let names: Vec<_> = inner.missing.iter().map(|(place, _)| place).filter(|p| p.0 == dir).cloned().collect();
         for name in names {
             inner.missing.pop(&name);
         }
+        drop(inner);
+        drop(gone);
     }
 
     pub fn entries(&self) -> usize {
@@ -333,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_listing_answers_for_every_name_until_it_is_old_or_touched() {
-        let l = Listings::new(Duration::from_secs(60), Duration::from_secs(60), 100);
+        let l = Listings::new(Duration::from_secs(60), Duration::from_secs(60), Budget::new(1 << 20));
         assert!(matches!(l.ask(Ino(5), &name("a")), Answer::Unknown));
         l.put(Ino(5), Instant::now(), vec![item("b"), item("a")]);
         assert!(matches!(l.ask(Ino(5), &name("a")), Answer::Present { .. }));
@@ -344,7 +394,7 @@ mod tests {
         assert!(matches!(l.ask(Ino(5), &name("c")), Answer::Unknown));
         assert!(matches!(l.ask(Ino(5), &name("a")), Answer::Absent { .. }));
         assert!(l.all(Ino(5)).is_none());
-        let old = Listings::new(Duration::ZERO, Duration::ZERO, 100);
+        let old = Listings::new(Duration::ZERO, Duration::ZERO, Budget::new(1 << 20));
         old.put(Ino(5), Instant::now(), vec![item("a")]);
         assert!(matches!(old.ask(Ino(5), &name("a")), Answer::Unknown));
         assert!(old.worth_refreshing(Ino(5)));
@@ -352,7 +402,7 @@ mod tests {
 
     #[test]
     fn a_missing_name_is_remembered_until_it_is_made_or_a_later_listing_has_it() {
-        let l = Listings::new(Duration::from_secs(60), Duration::from_secs(60), 100);
+        let l = Listings::new(Duration::from_secs(60), Duration::from_secs(60), Budget::new(1 << 20));
         let absent = |name_: &str| matches!(l.ask(Ino(5), &name(name_)), Answer::Absent { .. });
         for n in ["a", "b", "c"] {
             l.missing(Ino(5), &name(n), Instant::now());
@@ -365,14 +415,14 @@ mod tests {
         assert!(!absent("b") && absent("c"));
         l.forget(Ino(5));
         assert!(!absent("b") && !absent("c"));
-        let never = Listings::new(Duration::from_secs(60), Duration::ZERO, 100);
+        let never = Listings::new(Duration::from_secs(60), Duration::ZERO, Budget::new(1 << 20));
         never.missing(Ino(5), &name("a"), Instant::now());
         assert!(matches!(never.ask(Ino(5), &name("a")), Answer::Unknown));
     }
 
     #[test]
     fn what_changes_while_a_directory_is_listed_is_not_lost() {
-        let l = Listings::new(Duration::from_secs(60), Duration::from_secs(60), 100);
+        let l = Listings::new(Duration::from_secs(60), Duration::from_secs(60), Budget::new(1 << 20));
         let at = Instant::now();
         l.watch(Ino(5));
         l.touch(Ino(5), &name("made"), true);
@@ -391,10 +441,11 @@ mod tests {
 
     #[test]
     fn the_bound_counts_entries_of_all_directories() {
-        let l = Listings::new(Duration::from_secs(60), Duration::from_secs(60), 10);
+        let budget = Budget::new(SHARE * 11 * ITEM_BYTES);
+        let l = Listings::new(Duration::from_secs(60), Duration::from_secs(60), budget.clone());
         for dir in 2..20 {
             l.put(Ino(dir), Instant::now(), vec![item("a"), item("b"), item("c")]);
-            assert!(l.entries() <= 10);
+            assert!(l.entries() <= 10 && budget.used() <= budget.limit() / SHARE && budget.used() > 0);
         }
         l.put(Ino(50), Instant::now(), (0..11).map(|i| item(&i.to_string())).collect());
         assert!(matches!(l.ask(Ino(50), &name("1")), Answer::Unknown));
@@ -402,5 +453,17 @@ mod tests {
         let before = l.entries();
         l.forget(Ino(19));
         assert_eq!(l.entries(), before - 1);
+        l.watch(Ino(60));
+        assert_eq!(l.put_watched(Ino(60), Instant::now(), (0..4).map(|i| item(&i.to_string())).collect()), vec![]);
+        l.watch(Ino(61));
+        let made_room = l.put_watched(Ino(61), Instant::now(), (0..9).map(|i| item(&i.to_string())).collect());
+        assert_eq!(made_room, [Ino(60)], "a listing that was of use had to go");
+        for dir in [18, 60, 61] {
+            l.forget(Ino(dir));
+        }
+        assert_eq!((l.entries(), budget.used()), (0, 0));
+        let _taken = budget.try_lease(budget.limit()).unwrap();
+        l.put(Ino(70), Instant::now(), vec![item("a")]);
+        assert_eq!(l.entries(), 0, "no memory for it");
     }
 }

@@ -11,6 +11,7 @@ pub mod attr;
 mod attribute;
 mod bucket_attribute;
 pub mod buckets;
+mod burial;
 mod burst;
 mod change;
 mod close;
@@ -54,10 +55,13 @@ use tracing::warn;
 pub use attr::{Attr, Defaults, FileKind};
 pub use handle::{Fh, Handles};
 pub use inode::{Ino, ROOT, Space};
+#[doc(hidden)]
+pub use listing::parse_page;
 pub use listing::{Batch, DirHandle};
 pub use lookup::Lookup;
 pub use overview::{Dirty, Figures};
 
+use crate::budget::Lease;
 use crate::config::Provider;
 use crate::error::{Kind, Result};
 use crate::key::{Name, Prefix};
@@ -107,8 +111,10 @@ pub struct Settings {
     pub copy_threshold: u64,
     /// Deadline of one operation that does not move file data.
     pub op_timeout: Duration,
-    /// How many inodes are remembered after the kernel has forgotten them.
+    /// How many inodes are remembered after the kernel has forgotten them, and how many names the kernel may know.
     pub remembered: usize,
+    /// How many of them are not counted as memory of the mount's budget.
+    pub remembered_free: usize,
     /// Whether exclusive creation and copies may use conditional requests.
     pub conditional: bool,
     /// The kernel may read from the disk cache by itself.
@@ -136,6 +142,9 @@ pub trait Kernel: Send + Sync {
     fn device(&self) -> &str;
 }
 
+/// What a name that is remembered takes, bytes.
+pub const NAME_BYTES: usize = 512;
+
 pub struct Fs {
     pub s3: S3,
     pub reads: Arc<Reads>,
@@ -144,7 +153,11 @@ pub struct Fs {
     pub(crate) inodes: Inodes,
     pub handles: Handles,
     listings: Listings,
+    /// The memory of the names.
+    _names: Option<Lease>,
     graves: graves::Graves,
+    /// The store did the last delete that was asked for.
+    deletes_allowed: AtomicBool,
     uploads: writeback::Uploads,
     habits: habit::Habits,
     bursts: burst::Bursts,
@@ -179,8 +192,13 @@ impl Fs {
         Arc::new(Fs {
             inodes: Inodes::new(settings.space, settings.root.clone(), root, settings.remembered.max(1024)),
             handles: Handles::default(),
-            listings: Listings::new(settings.metadata_ttl, settings.negative_ttl, settings.remembered.max(1024)),
+            listings: Listings::new(settings.metadata_ttl, settings.negative_ttl, reads.cache().budget().clone()),
+            _names: {
+                let counted = settings.remembered.saturating_sub(settings.remembered_free);
+                reads.cache().budget().spare_lease(counted * NAME_BYTES)
+            },
             graves: graves::Graves::default(),
+            deletes_allowed: AtomicBool::new(false),
             uploads: writeback::Uploads::default(),
             habits: habit::Habits::new(),
             bursts: burst::Bursts::new(settings.metadata_ttl),

@@ -129,6 +129,7 @@ impl Fs {
         let work: Vec<BoxFuture<'_, _>> = work.into_iter().map(|inode| Box::pin(store(inode)) as _).collect();
         let mut failed: Vec<_> =
             stream::iter(work).buffer_unordered(PARALLEL).filter_map(std::future::ready).collect().await;
+        failed.extend(self.flush_deletes(end).await);
         for (key, error) in self.journal_empty(end).await {
             if !failed.iter().any(|(k, _)| *k == key) {
                 failed.push((key, error));

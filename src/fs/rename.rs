@@ -89,7 +89,7 @@ impl Fs {
         let old = self.inodes.key(source.ino)?;
         let new = self.inodes.prefix(to.0)?.file(to.1)?;
         // Before the copy: a delete that waits for the last close of what was here must not take what comes here.
-        let buried = self.graves.reuse(&new).await;
+        let buried = self.reuse_name(&new).await;
         // What is pending under the target's name must not be stored after what comes here.
         let replaced = target.and_then(|t| t.state.lock().writer.clone());
         let quiet = async || match &replaced {
@@ -315,7 +315,11 @@ impl Fs {
         to: (Ino, &Name),
         below: &[Arc<Inode>],
     ) -> Result<()> {
-        let objects = self.all_below(old).await?;
+        self.deleted_below(old.as_str()).await?;
+        // What was unlinked and is still open stays where its last close deletes it: with the others it would come back.
+        let mut objects = self.all_below(old).await?;
+        let graves = self.graves.all();
+        objects.retain(|o| !Key::new(&o.key).is_ok_and(|key| graves.contains(&key)));
         let copied = self.copy_all(old, new, &objects).await?;
         let target = self.inodes.child(to.0, to.1);
         let odd = source.state.lock().odd_marker.take();
@@ -426,7 +430,9 @@ impl Fs {
         Err(e)
     }
 
-    async fn copy_listed(&self, from: Key, to: Key, listed: &Listed) -> Result<(Stored, Known)> {
+    async fn copy_listed(self: &Arc<Self>, from: Key, to: Key, listed: &Listed) -> Result<(Stored, Known)> {
+        // What was unlinked in the directory that is replaced must not be deleted after this has come.
+        self.reuse_name(&to).await;
         let etag = match &listed.etag {
             Some(etag) => etag.clone(),
             None => self.s3.head(&from, None).await?.etag,

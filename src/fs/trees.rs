@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use super::Fs;
 use super::flat::{Complete, Flat};
 use super::inode::Ino;
-use super::known::Item;
+use super::known::{ITEM_BYTES, Item};
 use super::listing::{Parsed, parse_page};
 use crate::budget::Lease;
 use crate::error::Result;
@@ -45,8 +45,6 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Directories that a walk knows by name: some to come, and some with what is in them.
 const TODO: usize = 20_000;
 const LISTED: usize = 1000;
-/// What an entry takes besides its name, bytes.
-const ITEM_BYTES: usize = 224;
 
 /// Consecutive directories that one flat listing goes through.
 struct Run {

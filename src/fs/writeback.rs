@@ -40,7 +40,7 @@ const CHUNK: usize = 1 << 20;
 pub(super) struct Uploads {
     slots: Semaphore,
     /// Somebody wants the next attempts at once.
-    kick: Notify,
+    pub(super) kick: Notify,
     /// Files of former mounts whose keys have no place in the tree.
     placeless: Mutex<HashMap<u64, Arc<Writer>>>,
 }
@@ -338,11 +338,12 @@ impl Fs {
     }
 
     /// Takes up what a former process left: its files are here again, and on their way to the store.
-    pub fn restore(self: &Arc<Self>, replay: Replay) {
+    pub fn restore(self: &Arc<Self>, mut replay: Replay) {
         for damage in &replay.damage {
             error!("the journal is damaged: {damage}");
         }
         self.writes.abort_orphans(&replay);
+        self.restore_deletes(self.writes.gone(&mut replay));
         let writers = self.writes.replay(replay);
         if !writers.is_empty() {
             info!(files = writers.len(), "files that a former mount had acknowledged are being stored");

@@ -24,9 +24,10 @@ use crate::s3::grants;
 use crate::s3::{Acl, AclChange, Headers, NewObject, ObjectMeta, Presign, PresignMethod, canned_name};
 
 impl Fs {
-    /// Names outside `user.`: no object has them, and the kernel asks for them all day.
+    /// Names outside `user.`: no object has them, and programs ask for them all day. `ls -l` stops asking for access
+    /// lists and capabilities when it is told that there is no such thing here, not only none on this file.
     pub fn getxattr_now(name: &str) -> Option<Error> {
-        (!name.starts_with("user.")).then(|| Kind::NoAttribute.into())
+        (!name.starts_with("user.")).then(|| Kind::Unsupported.into())
     }
 
     /// The object that carries a node's attributes: the file's, or a directory's marker; and which version of it.

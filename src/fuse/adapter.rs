@@ -465,9 +465,13 @@ impl fuser::Filesystem for Adapter {
         reply.ok();
     }
 
-    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        // Names are in the store when the call that made them returns.
-        reply.ok();
+    fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        if self.tree.top(ino).is_some() {
+            // A bucket is there, or not, when the call returns.
+            return reply.ok();
+        }
+        let work = move |fs: Arc<Fs>| async move { fs.sync_dir(Ino(ino.0)).await };
+        self.spawn("fsyncdir", self.limit(), ino, reply, work, |_, reply, ()| reply.ok());
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {

@@ -67,6 +67,13 @@ fn read(document: &xml::Node) -> RawPage {
     }
 }
 
+/// What the body of a listing says: what `benches/micro.rs` times. Errors: [`Kind::Io`] when it is no XML.
+#[doc(hidden)]
+pub fn page_of(body: &[u8]) -> Result<Page> {
+    let document = xml::parse(body).map_err(|why| Error::new(Kind::Io, format!("list objects: {why}")))?;
+    Ok(read(&document).page)
+}
+
 impl RawPage {
     fn first(&self) -> Option<&str> {
         let (object, prefix) = (self.page.objects.first().map(|o| o.key.as_str()), self.page.prefixes.first());

@@ -53,6 +53,8 @@ pub use bucket::check_bucket_name;
 pub use configuration::*;
 pub use digest::Checksum;
 pub use documents::Document;
+#[doc(hidden)]
+pub use list::page_of;
 pub use multipart::ends_upload;
 pub use object::Get;
 pub use operation::RequestCounts;

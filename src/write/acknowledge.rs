@@ -16,10 +16,11 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use crate::error::{Error, Kind, Result};
+use crate::key::Key;
 use crate::read::Object;
-use crate::s3::NewObject;
+use crate::s3::{ETag, NewObject};
 
-use super::journal::{Blob, INLINE, Journal, Live, PendingState, Replay, Saved};
+use super::journal::{Blob, Gone, INLINE, Journal, Live, PendingState, Replay, Saved};
 use super::layers::Layer;
 use super::overlay::{Origin, Overlay};
 use super::sealing::{LAYERS_MAX, Unsaved};
@@ -285,7 +286,11 @@ impl Writer {
         if self.state.lock().id.is_none() {
             return;
         }
-        let _journaling = self.journaling.lock().await;
+        let _journaling = match self.io.patient("the journal", self.journaling.lock()).await {
+            Ok(held) => held,
+            // As below: a replay finds out.
+            Err(e) => return tracing::warn!("the journal does not know that {:?} is stored: {e}", self.key()),
+        };
         let (id, next) = {
             let mut s = self.state.lock();
             let Some(id) = s.id else { return };
@@ -330,7 +335,11 @@ impl Writer {
     /// The second half of [`Writer::unlink`]: not after a crash either.
     pub async fn forget(&self) {
         let Some(journal) = self.io.journal().cloned() else { return };
-        let _journaling = self.journaling.lock().await;
+        let held = self.io.patient("the journal", self.journaling.lock()).await;
+        if let Err(e) = &held {
+            tracing::error!("after a crash {:?} would be stored although it was deleted: {e}", self.key());
+            return;
+        }
         let Some(id) = ({
             let mut s = self.state.lock();
             s.acked = None;
@@ -426,7 +435,7 @@ impl Writer {
     /// Writes down what [`Writer::edit_object`] changed; best effort, as nobody was promised anything.
     pub async fn refresh_record(&self) {
         let Some(journal) = self.journal() else { return };
-        let _journaling = self.journaling.lock().await;
+        let Ok(_journaling) = self.io.patient("the journal", self.journaling.lock()).await else { return };
         let live = {
             let s = self.state.lock();
             s.acked.as_ref().zip(s.id).and_then(|(acked, id)| s.live(id, acked))
@@ -496,6 +505,34 @@ impl Writes {
         {
             tracing::warn!("{e}");
         }
+    }
+
+    /// With `writeback`, the journal remembers that the object of an unlinked name is to be deleted; its number there.
+    pub async fn unlinked(&self, key: &Key, etag: &ETag, modified: Option<SystemTime>) -> Option<u64> {
+        let journal = if self.settings.writeback { self.open_journal()? } else { return None };
+        match journal.unlinked(key, etag, modified).await {
+            Ok(id) => Some(id),
+            Err(e) => {
+                tracing::warn!("the journal did not take the delete of {key:?}, so unlink waits for the store: {e}");
+                None
+            }
+        }
+    }
+
+    /// It is deleted, or will not be.
+    pub fn deleted(&self, id: u64) {
+        if let Some(journal) = self.journal() {
+            journal.deleted(id);
+        }
+    }
+
+    /// What a former process had still to delete. A file that is in the journal replaces what has its name.
+    pub fn gone(&self, replay: &mut Replay) -> Vec<Gone> {
+        let (replaced, gone) = std::mem::take(&mut replay.gone)
+            .into_iter()
+            .partition::<Vec<Gone>, _>(|g| replay.live.iter().any(|l| l.key == g.key));
+        replaced.iter().for_each(|g| self.deleted(g.id));
+        gone
     }
 
     /// The files that a former process left in the journal, each with whether it is a change of an object.

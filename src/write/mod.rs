@@ -271,7 +271,7 @@ impl Writes {
     }
 
     /// The journal, to write to. The first time may take as long as the disk does.
-    fn open_journal(&self) -> Option<&Arc<Journal>> {
+    pub fn open_journal(&self) -> Option<&Arc<Journal>> {
         let Some(later) = &self.later else { return self.settings.journal.as_ref() };
         if later.opened.get().is_none() {
             tokio::task::block_in_place(|| later.opened.get_or_init(|| (later.open)()));

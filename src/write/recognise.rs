@@ -66,7 +66,11 @@ impl Writer {
                     pieces
                 };
                 let (ours, _lease) = self.io.gather(None, &pieces).await?;
-                let theirs = self.io.reads.range(there, part.clone()).await?;
+                let theirs = match self.io.reads.range(there, part.clone()).await {
+                    // Replaced since it was looked at: the next attempt looks again.
+                    Err(e) if e.kind() == Kind::Conflict => return Err(e.with_kind(Kind::Stale)),
+                    theirs => theirs?,
+                };
                 let mut rest = &theirs[..];
                 for piece in &ours.0 {
                     let Some((head, tail)) = rest.split_at_checked(piece.len()).filter(|(h, _)| *h == &piece[..])

@@ -97,3 +97,20 @@ async fn an_unlinked_file_whose_last_close_nobody_tells_of_goes_with_the_mount()
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(w.keys(), ["replaced"]);
 }
+
+// R44, R48
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unlinked_file_that_is_still_read_does_not_come_back_with_its_directory() {
+    let w = world();
+    w.put("d/gone", "g".repeat(1 << 20));
+    w.put("d/stays", "s");
+    let m = w.mount();
+    let fh = m.open("d/gone", read_only()).await.unwrap().fh;
+    m.unlink("d/gone").await.unwrap();
+    m.rename("d", "e").await.unwrap();
+    assert_eq!(m.ls("e").await, ["stays"]);
+    assert_eq!(m.at(fh, 900_000, 10).await.unwrap(), "gggggggggg");
+    m.close(fh).await.unwrap();
+    assert_eq!(w.keys(), ["e/stays"]);
+    assert_eq!(w.mount().ls("").await, ["e/"]);
+}

@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 pub use self::entry::Version;
@@ -67,10 +68,11 @@ pub struct DiskSettings {
 }
 
 /// Figures for `status` and metrics; counts since the start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DiskStats {
     pub dir: PathBuf,
-    /// Bytes that all files take, as far as they are counted by now.
+    /// Bytes that all files of the directory take, those of other mounts, too, as far as they are counted by now.
     pub bytes: u64,
     /// Most they may.
     pub limit: u64,

@@ -72,6 +72,8 @@ impl Buckets {
         let Some(name) = name.to_str().filter(|n| is_bucket_name(n)) else { return Err(Kind::NotFound.into()) };
         let bucket = self.named(name);
         if let Some(fs) = bucket.as_ref().and_then(|b| b.fs.get()) {
+            // What was deleted with `writeback` may still be there.
+            fs.deleted_below("").await?;
             let deadline = Instant::now() + PATIENCE;
             while let Err(e) = fs.may_end() {
                 if e.kind() != Kind::Busy || Instant::now() > deadline {

@@ -321,7 +321,7 @@ impl Log {
     fn tidy(&mut self) -> Result<()> {
         let idle = {
             let table = self.table.lock();
-            table.live.is_empty() && table.uploads.is_empty() && self.len > SEGMENT / 16
+            table.is_empty() && self.len > SEGMENT / 16
         };
         if self.broken.is_some() || self.len < SEGMENT && !idle {
             return Ok(());
@@ -357,15 +357,12 @@ impl Log {
 
     /// Writes what is alive in the oldest segment again, unless that is most of it.
     fn move_oldest(&mut self) -> Result<()> {
-        let (files, uploads, worth) = {
+        let (files, records, worth) = {
             let table = self.table.lock();
             let Some((&oldest, &size)) = table.segments.first_key_value() else { return Ok(()) };
-            let (files, uploads) = table.needing(oldest);
-            let alive: u64 = files.iter().filter_map(|id| table.live.get(id)).map(Live::inline_bytes).sum();
-            let files: Vec<Live> = files.iter().filter_map(|id| table.live.get(id).cloned()).collect();
-            let uploads: Vec<Record> =
-                uploads.iter().filter_map(|t| table.uploads.get(t)).map(super::table::Begun::record).collect();
-            (files, uploads, alive < size / 2)
+            let (files, records) = table.needing(oldest);
+            let alive: u64 = files.iter().map(Live::inline_bytes).sum();
+            (files, records, alive < size / 2)
         };
         if !worth {
             return Ok(());
@@ -380,7 +377,7 @@ impl Log {
             let inline = frame(&change, self.stamp(seq), &mut out)?;
             moved.push((change, seq, self.len + inline as u64));
         }
-        for record in uploads {
+        for record in records {
             let change = Change::Record(record);
             seq += 1;
             let inline = frame(&change, self.stamp(seq), &mut out)?;

@@ -23,7 +23,9 @@
 //!   finds the version that the first layers made, and takes it as the base of the others.
 //! - Another machine stored the key meanwhile: where the whole content is here, the last commit wins (as always); a
 //!   change of parts of a version that is gone is kept and reported, never merged.
-//! - Unlink: nothing more is sent, the object is deleted, the record ends durably, and then the unlink returns. Killed in
+//! - Unlink of an object of which nothing is pending: a record says so, the unlink returns, the delete follows. Killed
+//!   in between the record is replayed: the name stays hidden, and the object goes unless it is another one by then.
+//! - Unlink of a pending file: nothing more is sent, the object is deleted, the record ends durably, and then the unlink returns. Killed in
 //!   between the file is what it was last, or nothing. The other way round it could be what it was before that. When a
 //!   handle keeps the object, the record ends at once, for the delete has to wait for the last close.
 //! - Rename of a pending file of which nothing was sent: one record gives it the new key, durably. What was pending
@@ -68,10 +70,12 @@ use self::log::{Change, Counters, Log, Request, inline_of};
 pub use self::offline::{Survey, discard, export, peek, survey};
 use self::record::{Crc, Record};
 use self::scan::{scan, trouble};
+pub use self::table::Gone;
 use self::table::Table;
 pub(in crate::write) use self::table::{Begun, Live};
 use crate::error::{Error, Kind, Result};
 use crate::key::{Key, stable_hash};
+use crate::s3::ETag;
 
 /// Bytes of one layer that go into the log itself; what is larger gets a file of its own.
 pub(in crate::write) const INLINE: u64 = 256 << 10;
@@ -166,6 +170,7 @@ pub struct JournalSettings {
 pub struct Replay {
     pub(in crate::write) live: Vec<Live>,
     pub(in crate::write) uploads: Vec<Begun>,
+    pub(in crate::write) gone: Vec<Gone>,
     /// What is lost, a line each.
     pub damage: Vec<String>,
 }
@@ -281,7 +286,11 @@ impl Journal {
             .spawn(move || log.run(&queue))
             .map_err(|e| Error::new(Kind::Io, format!("start of the journal's thread: {e}")))?;
         let now = record::millis(SystemTime::now());
-        let last = table.lock().live.last_key_value().map_or(0, |(id, _)| *id);
+        let last = {
+            let table = table.lock();
+            let (live, gone) = (table.live.last_key_value(), table.gone.last_key_value());
+            live.map(|(id, _)| *id).max(gone.map(|(id, _)| *id)).unwrap_or(0)
+        };
         let journal = Arc::new(Journal {
             dir,
             table,
@@ -299,6 +308,7 @@ impl Journal {
         replay.live = table.live.values().cloned().collect();
         replay.live.sort_by_key(|l| l.seq);
         replay.uploads = table.uploads.values().cloned().collect();
+        replay.gone = table.gone.values().cloned().collect();
         drop(table);
         Ok((journal, replay))
     }
@@ -337,6 +347,9 @@ impl Journal {
             for begun in found.table.uploads.into_values() {
                 let token = self.next.fetch_add(1, Ordering::Relaxed);
                 self.wait(Change::Record(Begun { token, ..begun }.record()), true, false)?;
+            }
+            for gone in found.table.gone.into_values() {
+                self.wait(Change::Record(gone.record()), true, false)?;
             }
             if found.damage.is_empty() {
                 remove(&path).map_err(|e| trouble("remove", &path, &e))?;
@@ -487,6 +500,21 @@ impl Journal {
         self.post(Record::Tried { id, attempts, parked, reason: reason.to_string() });
     }
 
+    /// The object of an unlinked name is to be deleted: what [`Journal::deleted`] wants. When it returns, that is safe
+    /// from the end of this process, and from a power failure after the next [`Journal::barrier`].
+    pub(in crate::write) async fn unlinked(&self, key: &Key, etag: &ETag, modified: Option<SystemTime>) -> Result<u64> {
+        let (id, modified) = (self.number(), modified.map(record::millis));
+        let (key, etag) = (key.as_str().to_owned(), etag.as_str().to_owned());
+        let at = record::millis(SystemTime::now());
+        self.send(Change::Record(Record::Unlinked { id, key, etag, modified, at }), false, false).await?;
+        Ok(id)
+    }
+
+    /// The object is deleted, or not to be deleted any more. Nobody waits for it; records written later follow it.
+    pub(in crate::write) fn deleted(&self, id: u64) {
+        self.post(Record::Done { id });
+    }
+
     /// Everything that was written so far is safe from a power failure when it returns.
     pub async fn barrier(&self) -> Result<()> {
         self.send(Change::Barrier, true, false).await
@@ -555,8 +583,7 @@ impl Journal {
         let Some(thread) = self.thread.lock().take() else { return };
         let _ = thread.join();
         let table = self.table.lock();
-        if table.live.is_empty() && table.uploads.is_empty() && fs::symlink_metadata(self.dir.join("damaged")).is_err()
-        {
+        if table.is_empty() && fs::symlink_metadata(self.dir.join("damaged")).is_err() {
             let _ = remove(&self.dir);
         }
     }

@@ -24,6 +24,8 @@ pub struct Survey {
     pub pending: Vec<Pending>,
     /// Uploads that the next mount will abort.
     pub uploads: usize,
+    /// Objects that the next mount will delete.
+    pub deletes: usize,
     /// What is lost, a line each.
     pub damage: Vec<String>,
 }
@@ -58,6 +60,7 @@ pub fn survey(state_dir: &Path) -> Result<Vec<Survey>> {
             identity,
             pending: live.into_iter().map(Pending::from).collect(),
             uploads: scanned.table.uploads.len(),
+            deletes: scanned.table.gone.len(),
             damage: scanned.damage,
             dir,
         });
@@ -147,11 +150,7 @@ pub fn discard(state_dir: &Path, id: u64) -> Result<()> {
         drop(requests);
         log.run(&queue);
         answer.recv().map_err(|_| super::ended())??;
-        let empty = {
-            let table = table.lock();
-            table.live.is_empty() && table.uploads.is_empty()
-        };
-        if empty && found.damage.is_empty() {
+        if table.lock().is_empty() && found.damage.is_empty() {
             remove(&dir).map_err(|e| trouble("remove", &dir, &e))?;
         }
         return Ok(());

@@ -84,6 +84,16 @@ pub(super) enum Record {
     UploadEnded {
         token: u64,
     },
+    /// The name of an object is gone, and the object is to follow.
+    Unlinked {
+        id: u64,
+        key: String,
+        /// Of the object that was unlinked: no other one is to be deleted.
+        etag: String,
+        /// The store's time of it, milliseconds since 1970.
+        modified: Option<u64>,
+        at: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

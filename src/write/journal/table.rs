@@ -9,7 +9,7 @@ use super::blob::{Place, Saved};
 use super::record::{self, PendingRecord, Record};
 use crate::key::Key;
 use crate::read::Object;
-use crate::s3::{Condition, NewObject};
+use crate::s3::{Condition, ETag, NewObject};
 
 /// A file whose bytes are here and not yet at the store.
 #[derive(Clone, Debug)]
@@ -43,10 +43,23 @@ pub(in crate::write) struct Begun {
     pub(super) segment: u64,
 }
 
+/// An object whose delete has not arrived at the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gone {
+    pub id: u64,
+    pub key: Key,
+    pub etag: ETag,
+    /// The store's time of the object; another one of the same content has another.
+    pub modified: Option<SystemTime>,
+    pub at: SystemTime,
+    pub(super) segment: u64,
+}
+
 #[derive(Default)]
 pub(super) struct Table {
     pub live: BTreeMap<u64, Live>,
     pub uploads: BTreeMap<u64, Begun>,
+    pub gone: BTreeMap<u64, Gone>,
     /// Bytes of each segment's file.
     pub segments: BTreeMap<u64, u64>,
     /// Bytes of the data files of live records.
@@ -135,16 +148,24 @@ impl Table {
         self.segments.values().sum::<u64>() + self.data
     }
 
+    /// Whether nothing waits for the store.
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty() && self.uploads.is_empty() && self.gone.is_empty()
+    }
+
     /// The oldest segment that anything alive needs.
     pub fn oldest_needed(&self) -> Option<u64> {
         let files = self.live.values().filter_map(|l| l.needs().first().copied());
-        files.chain(self.uploads.values().map(|u| u.segment)).min()
+        let others = self.uploads.values().map(|u| u.segment).chain(self.gone.values().map(|g| g.segment));
+        files.chain(others).min()
     }
 
-    pub fn needing(&self, segment: u64) -> (Vec<u64>, Vec<u64>) {
-        let files = self.live.values().filter(|l| l.needs().contains(&segment)).map(|l| l.id).collect();
-        let uploads = self.uploads.values().filter(|u| u.segment == segment).map(|u| u.token).collect();
-        (files, uploads)
+    /// The files that need a segment, and the records of uploads and deletes in it.
+    pub fn needing(&self, segment: u64) -> (Vec<Live>, Vec<Record>) {
+        let files = self.live.values().filter(|l| l.needs().contains(&segment)).cloned().collect();
+        let uploads = self.uploads.values().filter(|u| u.segment == segment).map(Begun::record);
+        let deletes = self.gone.values().filter(|g| g.segment == segment).map(Gone::record);
+        (files, uploads.chain(deletes).collect())
     }
 
     /// Puts a file in; the data files that nothing needs any more.
@@ -189,7 +210,10 @@ impl Table {
                     }
                 }
             }
-            Record::Done { id } => return Ok(self.take(id)),
+            Record::Done { id } => {
+                self.gone.remove(&id);
+                return Ok(self.take(id));
+            }
             Record::Rekeyed { id, key } => {
                 let key = Key::new(&key).map_err(|e| e.to_string())?;
                 if let Some(live) = self.live.get_mut(&id) {
@@ -207,6 +231,11 @@ impl Table {
             Record::UploadBegun { token, key, upload, at } => self.begun(token, &key, Some(upload), at, segment)?,
             Record::UploadEnded { token } => {
                 self.uploads.remove(&token);
+            }
+            Record::Unlinked { id, key, etag, modified, at } => {
+                let key = Key::new(&key).map_err(|e| e.to_string())?;
+                let (etag, modified, at) = (ETag::new(&etag), modified.map(record::time), record::time(at));
+                self.gone.insert(id, Gone { id, key, etag, modified, at, segment });
             }
         }
         Ok(Vec::new())
@@ -252,6 +281,18 @@ impl Begun {
         match &self.upload {
             Some(upload) => Record::UploadBegun { token, key, upload: upload.clone(), at },
             None => Record::UploadIntent { token, key, at },
+        }
+    }
+}
+
+impl Gone {
+    pub(super) fn record(&self) -> Record {
+        Record::Unlinked {
+            id: self.id,
+            key: self.key.as_str().to_owned(),
+            etag: self.etag.as_str().to_owned(),
+            modified: self.modified.map(record::millis),
+            at: record::millis(self.at),
         }
     }
 }

@@ -1,0 +1,219 @@
+//! With `writeback`, deletes in the background: what is seen meanwhile, after a crash, and when the store refuses.
+#![cfg(feature = "demo")]
+
+#[path = "common/mod.rs"]
+mod common;
+mod killable;
+
+use killable::{BUCKET, Daemon, PATIENCE, World, name, world};
+use xosfs::Kind;
+use xosfs::demo::{Action, Rule};
+use xosfs::fs::ROOT;
+use xosfs::write::journal::survey;
+
+/// Files of the store, one that may be deleted first included: the first delete of a mount is waited for.
+fn filled(count: usize) -> World {
+    let w = world();
+    w.server.store().put(BUCKET, "first", "x");
+    for i in 0..count {
+        w.server.store().put(BUCKET, &format!("f{i:04}"), "x");
+    }
+    w
+}
+
+/// Nothing is deleted until [`World::store_again`].
+fn no_deletes(w: &World) {
+    w.server.knobs().fail(Rule::new("DeleteObjects", Action::Status(503, "SlowDown".into())).always());
+    w.server.knobs().fail(Rule::new("DeleteObject", Action::Status(503, "SlowDown".into())).always());
+}
+
+fn keys(w: &World) -> Vec<String> {
+    w.server.store().list(BUCKET, "")
+}
+
+#[track_caller]
+fn eventually_deleted(w: &World, left: &[&str]) {
+    common::eventually(PATIENCE, "deleted", || keys(w) == left);
+}
+
+fn daemon_that_may_delete(w: &World) -> Daemon {
+    let d = w.start();
+    d.ls();
+    d.unlink("first").unwrap();
+    d
+}
+
+// R47, R125
+#[test]
+fn many_deletes_are_few_requests() {
+    let w = filled(1000);
+    let d = daemon_that_may_delete(&w);
+    let requests = |op: &str| w.count(op);
+    let before = requests("DeleteObjects");
+    for i in 0..1000 {
+        d.unlink(&format!("f{i:04}")).unwrap();
+        assert!(d.find(&format!("f{i:04}")).is_none(), "gone from the mount at once");
+    }
+    eventually_deleted(&w, &[]);
+    assert!(d.ls().is_empty());
+    assert_eq!(requests("DeleteObject"), 1, "the first, which tells whether they are allowed");
+    // One at a time, and each takes all that there are by then.
+    assert!((1..=100).contains(&(requests("DeleteObjects") - before)), "{}", requests("DeleteObjects") - before);
+    assert_eq!(requests("HeadObject"), 0);
+    assert!(d.block(d.fs.drain(PATIENCE)).is_empty());
+    let state = w.snapshot();
+    assert!(survey(&state).unwrap().iter().all(|s| s.deletes == 0));
+}
+
+// R88, R125
+#[test]
+fn a_delete_survives_a_crash() {
+    let w = filled(3);
+    let d = daemon_that_may_delete(&w);
+    no_deletes(&w);
+    d.unlink("f0000").unwrap();
+    d.unlink("f0001").unwrap();
+    assert_eq!(d.ls(), ["f0002"]);
+    d.kill();
+    let state = w.snapshot();
+    assert_eq!(survey(&state).unwrap().iter().map(|s| s.deletes).sum::<usize>(), 2);
+    let d = w.start_with(&state, "writeback");
+    assert_eq!(d.ls(), ["f0002"], "hidden before it is deleted");
+    assert!(d.find("f0000").is_none());
+    w.store_again();
+    eventually_deleted(&w, &["f0002"]);
+    d.block(d.fs.flush_all(PATIENCE));
+    d.kill();
+    let state = w.snapshot();
+    assert_eq!(survey(&state).unwrap().iter().map(|s| s.deletes).sum::<usize>(), 0);
+}
+
+/// Also one of the same content.
+// R125
+#[test]
+fn a_late_delete_takes_no_other_object() {
+    for content in ["x", "other"] {
+        let w = filled(1);
+        let d = daemon_that_may_delete(&w);
+        no_deletes(&w);
+        d.unlink("f0000").unwrap();
+        d.kill();
+        // The store's times are seconds.
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+        w.server.store().put(BUCKET, "f0000", content);
+        w.store_again();
+        let d = w.start_with(&w.snapshot(), "writeback");
+        common::eventually(PATIENCE, "it is decided", || d.fs.figures().unlinked == 0);
+        assert_eq!(keys(&w), ["f0000"]);
+        assert_eq!(d.read("f0000"), content.as_bytes());
+    }
+}
+
+// R51, R125
+#[test]
+fn a_name_that_is_used_again_is_not_deleted() {
+    let w = filled(4);
+    let d = daemon_that_may_delete(&w);
+    d.unlink("f0000").unwrap();
+    d.write("f0000", b"new");
+    d.unlink("f0001").unwrap();
+    d.write("source", b"moved");
+    d.rename("source", "f0001").unwrap();
+    d.unlink("f0002").unwrap();
+    d.block(d.fs.symlink(ROOT, &name("f0002"), "f0000", (0, 0))).unwrap();
+    d.unlink("f0003").unwrap();
+    d.block(d.fs.mkdir(ROOT, &name("f0003"), 0o755, (0, 0))).unwrap();
+    d.settles();
+    d.block(d.fs.flush_all(PATIENCE));
+    assert_eq!(d.ls(), ["f0000", "f0001", "f0002", "f0003"]);
+    assert_eq!((d.read("f0000"), d.read("f0001")), (b"new".to_vec(), b"moved".to_vec()));
+    assert_eq!(keys(&w), ["f0000", "f0001", "f0002", "f0003/"]);
+    let d = w.restart(d);
+    assert_eq!(d.ls(), ["f0000", "f0001", "f0002", "f0003"]);
+}
+
+/// With the store away a new file of the name replaces the old object instead.
+#[test]
+fn a_name_is_used_again_while_the_store_does_not_delete() {
+    let w = filled(1);
+    let d = daemon_that_may_delete(&w);
+    no_deletes(&w);
+    d.unlink("f0000").unwrap();
+    d.write("f0000", b"new");
+    d.settles();
+    assert_eq!(w.get("f0000").unwrap(), "new");
+    w.store_again();
+    d.block(d.fs.flush_all(PATIENCE));
+    let d = w.restart(d);
+    assert_eq!(d.read("f0000"), b"new");
+    assert_eq!(keys(&w), ["f0000"]);
+}
+
+// R125
+#[test]
+fn what_may_not_be_deleted_shows_again_and_fsync_tells() {
+    let w = filled(2);
+    let d = w.start();
+    d.ls();
+    w.server.knobs().fail(Rule::new("DeleteObject", Action::Status(403, "AccessDenied".into())).always());
+    w.server.knobs().fail(Rule::new("DeleteObjects", Action::Status(403, "AccessDenied".into())).always());
+    assert_eq!(d.unlink("f0000").unwrap_err().kind(), Kind::Denied, "the first is waited for");
+    w.store_again();
+    d.unlink("first").unwrap();
+    w.server.knobs().fail(Rule::new("DeleteObjects", Action::Status(403, "AccessDenied".into())).always());
+    w.server.knobs().fail(Rule::new("DeleteObject", Action::Status(403, "AccessDenied".into())).always());
+    d.unlink("f0000").unwrap();
+    assert_eq!(d.block(d.fs.sync_dir(ROOT)).unwrap_err().kind(), Kind::Denied);
+    assert_eq!(d.ls(), ["f0000", "f0001"]);
+    assert_eq!(d.read("f0000"), b"x");
+    assert_eq!(d.unlink("f0001").unwrap_err().kind(), Kind::Denied, "and from then on the call tells");
+    w.store_again();
+    d.unlink("f0000").unwrap();
+    d.unlink("f0001").unwrap();
+    d.block(d.fs.flush_all(PATIENCE));
+    d.block(d.fs.sync_dir(ROOT)).unwrap();
+    assert_eq!(keys(&w), Vec::<String>::new());
+}
+
+// R44, R125
+#[test]
+fn directories_wait_for_the_deletes_in_them() {
+    let w = filled(0);
+    for key in ["d/a", "d/b", "d/sub/c", "e/a", "e/b"] {
+        w.server.store().put(BUCKET, key, key);
+    }
+    let d = daemon_that_may_delete(&w);
+    d.unlink("d/a").unwrap();
+    d.rename("d", "moved").unwrap();
+    assert_eq!(keys(&w), ["e/a", "e/b", "moved/b", "moved/sub/c"]);
+    d.unlink("e/a").unwrap();
+    d.unlink("e/b").unwrap();
+    d.block(d.fs.rmdir(ROOT, &name("e"))).unwrap();
+    assert_eq!(keys(&w), ["moved/b", "moved/sub/c"]);
+    // Into the place of a directory that was emptied a moment ago.
+    d.block(d.fs.mkdir(ROOT, &name("full"), 0o755, (0, 0))).unwrap();
+    d.write("full/b", b"old");
+    d.settles();
+    d.unlink("full/b").unwrap();
+    d.rename("moved", "full").unwrap();
+    d.block(d.fs.flush_all(PATIENCE));
+    assert_eq!(d.read("full/b"), b"d/b");
+    let d = w.restart(d);
+    assert_eq!(d.read("full/sub/c"), b"d/sub/c");
+}
+
+// R73
+#[test]
+fn the_end_of_a_mount_deletes_or_names_what_is_left() {
+    let w = filled(2);
+    let d = daemon_that_may_delete(&w);
+    no_deletes(&w);
+    d.unlink("f0000").unwrap();
+    let left = d.block(d.fs.drain(std::time::Duration::from_secs(2)));
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(left[0].0 == "f0000" && left[0].1.to_string().contains("next mount"), "{left:?}");
+    w.store_again();
+    let d = w.restart(d);
+    eventually_deleted(&w, &["f0001"]);
+    assert!(d.block(d.fs.drain(PATIENCE)).is_empty());
+}
