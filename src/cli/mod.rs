@@ -82,7 +82,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Mount a bucket, or the part below a prefix, on a directory.
+    /// Mount a bucket, the part of it below a prefix, or every bucket on a directory.
     Mount(MountArgs),
     /// Unmount, wait until everything is stored, and say what could not be.
     Umount(UmountArgs),
@@ -125,6 +125,7 @@ enum Command {
 }
 
 #[derive(Args, Clone, Debug)]
+#[command(override_usage = "xosfs mount [OPTIONS] <SOURCE> <DIR>\n       xosfs mount [OPTIONS] --all-buckets <DIR>")]
 struct MountArgs {
     /// What and where: BUCKET, BUCKET:/PREFIX, s3://BUCKET/PREFIX, or s3:// for every bucket; and an existing directory.
     /// With --all-buckets only the directory.
