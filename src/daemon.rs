@@ -15,6 +15,7 @@ pub mod log;
 pub mod metrics;
 pub mod report;
 pub mod role;
+mod served;
 pub mod state;
 pub mod status;
 pub mod volume;

@@ -5,6 +5,8 @@
 //! 3. Memory belongs to the [`Budget`]: each block carries its lease, and the least recently used blocks are given up
 //!    whenever anybody's lease does not fit. Blocks being fetched are never given up.
 //! 4. The cache knows neither files nor requests: whoever holds a claim fetches the block as it likes.
+//! 5. Buckets of one mount share the memory and the order of age, not the names: the same key in two of them is two
+//!    objects ([`BlockCache::beside`]).
 //!
 //! Locks: `tables` and `names` are leaves for short, synchronous sections and are never held together. A lease is
 //! never taken under them, because taking one may call back into [`BlockCache::reclaim`].
@@ -218,41 +220,69 @@ struct Counters {
     evicted: AtomicU64,
 }
 
-/// All cached blocks of a mount.
-pub struct BlockCache {
-    me: Weak<BlockCache>,
+/// The blocks of all buckets of a mount.
+struct Shared {
     budget: Arc<Budget>,
     pool: Arc<buffer::Pool>,
     tables: Mutex<Tables>,
-    /// The living versions of each key.
-    names: Mutex<HashMap<Key, Vec<Weak<CachedObject>>>>,
     next_tag: AtomicU64,
     counters: Counters,
+}
+
+impl Shared {
+    fn reclaim(&self, bytes: usize) {
+        let mut freed = 0;
+        let mut gone = Vec::new();
+        {
+            let mut tables = self.tables.lock();
+            while freed < bytes {
+                let Some(block) = tables.pop_oldest() else { break };
+                freed += block_cost(block.data.len());
+                gone.push(block);
+            }
+        }
+        self.counters.evicted.fetch_add(gone.len() as u64, Ordering::Relaxed);
+    }
+}
+
+/// The cached blocks of a bucket, among those of a mount.
+pub struct BlockCache {
+    me: Weak<BlockCache>,
+    shared: Arc<Shared>,
+    /// The living versions of each key.
+    names: Mutex<HashMap<Key, Vec<Weak<CachedObject>>>>,
 }
 
 impl BlockCache {
     /// Registers itself as the one who gives memory up when `budget` is used up.
     pub fn new(budget: Arc<Budget>) -> Arc<BlockCache> {
-        let cache = Arc::new_cyclic(|me| BlockCache {
-            me: me.clone(),
+        let shared = Arc::new(Shared {
             pool: buffer::Pool::new(budget.limit()),
             budget: budget.clone(),
             tables: Mutex::new(Tables::new()),
-            names: Mutex::default(),
             next_tag: AtomicU64::new(1),
             counters: Counters::default(),
         });
-        let weak = Arc::downgrade(&cache);
+        let weak = Arc::downgrade(&shared);
         budget.set_reclaim(move |bytes| {
-            if let Some(cache) = weak.upgrade() {
-                cache.reclaim(bytes);
+            if let Some(shared) = weak.upgrade() {
+                shared.reclaim(bytes);
             }
         });
-        cache
+        BlockCache::over(shared)
+    }
+
+    fn over(shared: Arc<Shared>) -> Arc<BlockCache> {
+        Arc::new_cyclic(|me| BlockCache { me: me.clone(), shared, names: Mutex::default() })
+    }
+
+    /// A cache for another bucket: its blocks are given up in one order with those here, and counted together.
+    pub fn beside(&self) -> Arc<BlockCache> {
+        BlockCache::over(self.shared.clone())
     }
 
     pub fn budget(&self) -> &Arc<Budget> {
-        &self.budget
+        &self.shared.budget
     }
 
     /// The version `id`, known before or new.
@@ -268,7 +298,7 @@ impl BlockCache {
             others.push(object);
         }
         let object = Arc::new(CachedObject {
-            tag: self.next_tag.fetch_add(1, Ordering::Relaxed),
+            tag: self.shared.next_tag.fetch_add(1, Ordering::Relaxed),
             id: id.clone(),
             stale: OnceLock::new(),
             readers: AtomicU64::new(0),
@@ -294,13 +324,13 @@ impl BlockCache {
             let names = self.names.lock();
             names.get(key).map(|v| v.iter().filter_map(Weak::upgrade).collect()).unwrap_or_default()
         };
-        let tables = self.tables.lock();
+        let tables = self.shared.tables.lock();
         versions.iter().any(|v| tables.ready.contains(&BlockId { object: v.tag, index: 0 }))
     }
 
     /// The blocks `indexes`, all of them or none: for an answer on the spot.
     pub fn all_ready(&self, object: &CachedObject, indexes: Range<u64>, touch: Touch) -> Option<Vec<Bytes>> {
-        let mut tables = self.tables.lock();
+        let mut tables = self.shared.tables.lock();
         let mut found = Vec::with_capacity((indexes.end - indexes.start) as usize);
         for index in indexes {
             let id = BlockId { object: object.tag, index };
@@ -310,7 +340,7 @@ impl BlockCache {
             }
         }
         drop(tables);
-        self.counters.hits.fetch_add(found.len() as u64, Ordering::Relaxed);
+        self.shared.counters.hits.fetch_add(found.len() as u64, Ordering::Relaxed);
         Some(found)
     }
 
@@ -319,7 +349,7 @@ impl BlockCache {
         let (mut hits, mut waits, mut misses) = (0, 0, 0);
         let mut found = Vec::with_capacity((indexes.end - indexes.start) as usize);
         {
-            let mut tables = self.tables.lock();
+            let mut tables = self.shared.tables.lock();
             for index in indexes {
                 let id = BlockId { object: object.tag, index };
                 found.push(if let Some(block) = tables.ready.peek(&id) {
@@ -338,15 +368,15 @@ impl BlockCache {
                 });
             }
         }
-        self.counters.hits.fetch_add(hits, Ordering::Relaxed);
-        self.counters.waits.fetch_add(waits, Ordering::Relaxed);
-        self.counters.misses.fetch_add(misses, Ordering::Relaxed);
+        self.shared.counters.hits.fetch_add(hits, Ordering::Relaxed);
+        self.shared.counters.waits.fetch_add(waits, Ordering::Relaxed);
+        self.shared.counters.misses.fetch_add(misses, Ordering::Relaxed);
         found
     }
 
     /// Claims those of the blocks `indexes` that nobody has and nobody fetches, in ascending order.
     pub fn claim_absent(&self, object: &Arc<CachedObject>, indexes: Range<u64>) -> Vec<Claim> {
-        let mut tables = self.tables.lock();
+        let mut tables = self.shared.tables.lock();
         let mut claims = Vec::new();
         for index in indexes {
             let id = BlockId { object: object.tag, index };
@@ -355,7 +385,7 @@ impl BlockCache {
             }
         }
         drop(tables);
-        self.counters.misses.fetch_add(claims.len() as u64, Ordering::Relaxed);
+        self.shared.counters.misses.fetch_add(claims.len() as u64, Ordering::Relaxed);
         claims
     }
 
@@ -368,7 +398,7 @@ impl BlockCache {
     /// The end of a claim: the block is ready with `data`, or free again.
     fn land(&self, id: BlockId, object: &Arc<CachedObject>, data: Option<&Bytes>) {
         let replaced = {
-            let mut tables = self.tables.lock();
+            let mut tables = self.shared.tables.lock();
             tables.pending.remove(&id);
             // Looked at under the lock under which `set_stale` drops the blocks: none slips in after it.
             data.filter(|_| object.stale().is_none())
@@ -379,13 +409,13 @@ impl BlockCache {
 
     /// A buffer for one block of `len` bytes, accounted by `lease`, which is worth [`block_cost`]`(len)`.
     pub fn buffer(&self, len: usize, lease: Lease) -> BlockBuffer {
-        self.pool.take(len, lease)
+        self.shared.pool.take(len, lease)
     }
 
     /// The store said that this version is gone: its blocks are dropped, and every later read of it fails with `why`.
     pub fn set_stale(&self, object: &CachedObject, why: &Error) {
         let _ = object.stale.set(why.clone());
-        let gone = self.tables.lock().remove_object(object.tag);
+        let gone = self.shared.tables.lock().remove_object(object.tag);
         drop(gone);
     }
 
@@ -396,7 +426,7 @@ impl BlockCache {
             names.get(key).map(|v| v.iter().filter_map(Weak::upgrade).collect()).unwrap_or_default()
         };
         for object in versions {
-            let gone = self.tables.lock().remove_object(object.tag);
+            let gone = self.shared.tables.lock().remove_object(object.tag);
             drop(gone);
         }
     }
@@ -404,39 +434,30 @@ impl BlockCache {
     /// Gives up those of the blocks `indexes` that are ready: their reader will not come back.
     pub fn give_up(&self, object: &CachedObject, indexes: Range<u64>) {
         let gone: Vec<Ready> = {
-            let mut tables = self.tables.lock();
+            let mut tables = self.shared.tables.lock();
             indexes.filter_map(|index| tables.remove(BlockId { object: object.tag, index })).collect()
         };
-        self.counters.evicted.fetch_add(gone.len() as u64, Ordering::Relaxed);
+        self.shared.counters.evicted.fetch_add(gone.len() as u64, Ordering::Relaxed);
     }
 
     /// Gives up the oldest ready blocks until they are worth `bytes` of the budget or there are none left.
     pub fn reclaim(&self, bytes: usize) {
-        let mut freed = 0;
-        let mut gone = Vec::new();
-        {
-            let mut tables = self.tables.lock();
-            while freed < bytes {
-                let Some(block) = tables.pop_oldest() else { break };
-                freed += block_cost(block.data.len());
-                gone.push(block);
-            }
-        }
-        self.counters.evicted.fetch_add(gone.len() as u64, Ordering::Relaxed);
+        self.shared.reclaim(bytes);
     }
 
+    /// Of all buckets that share the memory, but for [`CacheStats::objects`].
     pub fn stats(&self) -> CacheStats {
         let objects = self.names.lock().values().map(Vec::len).sum();
-        let tables = self.tables.lock();
+        let tables = self.shared.tables.lock();
         CacheStats {
             bytes: tables.bytes,
             blocks: tables.ready.len(),
             pending: tables.pending.len(),
             objects,
-            hits: self.counters.hits.load(Ordering::Relaxed),
-            waits: self.counters.waits.load(Ordering::Relaxed),
-            misses: self.counters.misses.load(Ordering::Relaxed),
-            evicted: self.counters.evicted.load(Ordering::Relaxed),
+            hits: self.shared.counters.hits.load(Ordering::Relaxed),
+            waits: self.shared.counters.waits.load(Ordering::Relaxed),
+            misses: self.shared.counters.misses.load(Ordering::Relaxed),
+            evicted: self.shared.counters.evicted.load(Ordering::Relaxed),
         }
     }
 }

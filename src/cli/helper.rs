@@ -1,6 +1,7 @@
 //! The helper of mount(8): `mount.fuse.xosfs SOURCE DIR [-sfnvrw] [-N NS] [-o OPTIONS] [-t TYPE]`.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use super::launch::Answer;
 use super::{Failure, MountArgs, mount};
@@ -8,7 +9,7 @@ use crate::config::Options;
 use crate::daemon::{Request, env};
 use crate::fuse::target;
 
-const USAGE: &str = "usage: mount.fuse.xosfs BUCKET[:/PREFIX] DIR [-sfnvrw] [-o OPTIONS] [-t TYPE]";
+const USAGE: &str = "usage: mount.fuse.xosfs BUCKET[:/PREFIX]|s3:// DIR [-sfnvrw] [-o OPTIONS] [-t TYPE]";
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct HelperArgs {
@@ -63,8 +64,8 @@ pub(super) fn run(args: &[OsString]) -> Result<(), Failure> {
         return Err(Failure::Usage(USAGE.into()));
     };
     let args = MountArgs {
-        source: source.clone(),
-        dir: dir.into(),
+        places: vec![source.into(), dir.into()],
+        all_buckets: false,
         options: parsed.options.clone(),
         foreground: false,
         sloppy: parsed.sloppy,
@@ -73,7 +74,7 @@ pub(super) fn run(args: &[OsString]) -> Result<(), Failure> {
     let request = Request {
         source: source.parse().map_err(Failure::Usage)?,
         options: Options::load(&args.options, args.sloppy, &env)?,
-        dir: target::resolve(&args.dir)?,
+        dir: target::resolve(Path::new(dir))?,
         background: true,
     };
     if parsed.fake {

@@ -166,8 +166,13 @@ async fn find(s3: &S3, key: &str) -> Result<Option<ObjectMeta>, Error> {
 
 /// The buckets of these credentials.
 pub(super) fn buckets(args: &StoreArgs) -> Result<(), Failure> {
+    buckets_of(args, Vec::new())
+}
+
+/// As [`buckets`], with the options of a mount.
+fn buckets_of(args: &StoreArgs, options: Vec<String>) -> Result<(), Failure> {
     // Any name will do: the request names no bucket.
-    let store = Store::open(args, &Uri { bucket: "none".into(), key: String::new(), options: Vec::new() })?;
+    let store = Store::open(args, &Uri { bucket: "none".into(), key: String::new(), options })?;
     let list: Vec<BucketInfo> = store.run(store.s3.list_buckets())?;
     for bucket in list {
         if args.json {
@@ -182,6 +187,11 @@ pub(super) fn buckets(args: &StoreArgs) -> Result<(), Failure> {
 pub(super) fn ls(args: &LsArgs) -> Result<(), Failure> {
     if args.uris.is_empty() {
         return buckets(&args.store);
+    }
+    if let [only] = args.uris.as_slice()
+        && let Some(options) = Uri::every_bucket(only)
+    {
+        return buckets_of(&args.store, options);
     }
     let uris = args.uris.iter().map(|u| Uri::parse(u)).collect::<Result<Vec<_>, _>>()?;
     let mut shown = Shown::default();

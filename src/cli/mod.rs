@@ -82,7 +82,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Mount a bucket, or the part below a prefix, on a directory.
+    /// Mount a bucket, the part of it below a prefix, or every bucket on a directory.
     Mount(MountArgs),
     /// Unmount, wait until everything is stored, and say what could not be.
     Umount(UmountArgs),
@@ -125,17 +125,21 @@ enum Command {
 }
 
 #[derive(Args, Clone, Debug)]
+#[command(override_usage = "xosfs mount [OPTIONS] <SOURCE> <DIR>\n       xosfs mount [OPTIONS] --all-buckets <DIR>")]
 struct MountArgs {
-    /// BUCKET, BUCKET:/PREFIX or s3://BUCKET/PREFIX.
-    source: String,
-    /// An existing directory.
-    dir: PathBuf,
+    /// What and where: BUCKET, BUCKET:/PREFIX, s3://BUCKET/PREFIX, or s3:// for every bucket; and an existing directory.
+    /// With --all-buckets only the directory.
+    #[arg(required = true, num_args = 1..=2, value_names = ["SOURCE", "DIR"], value_hint = clap::ValueHint::AnyPath)]
+    places: Vec<OsString>,
     /// Options, separated by commas; see below. May be given several times.
     #[arg(short = 'o', value_name = "OPTION[=VALUE],…", allow_hyphen_values = true)]
     options: Vec<String>,
     /// Stay in the foreground; messages go to stderr.
     #[arg(short, long)]
     foreground: bool,
+    /// Mount every bucket of the credentials, each as a directory, in place of a source.
+    #[arg(long)]
+    all_buckets: bool,
     /// Ignore unknown options.
     #[arg(long, hide = true)]
     sloppy: bool,

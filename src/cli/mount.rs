@@ -1,12 +1,12 @@
 //! `xosfs mount`: checks what can be checked here, then serves in the foreground or starts a daemon.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::launch::{self, Answer};
 use super::{Failure, MountArgs};
-use crate::config::Options;
+use crate::config::{Options, Source};
 use crate::daemon::report::Report;
 use crate::daemon::{self, Outcome, Request, env};
 use crate::fuse::target;
@@ -14,10 +14,30 @@ use crate::fuse::target;
 /// What the daemon may need besides the options' own deadlines.
 const GRACE: Duration = Duration::from_secs(90);
 
+impl MountArgs {
+    fn places(&self) -> Result<(Source, &Path), Failure> {
+        match (self.places.as_slice(), self.all_buckets) {
+            ([dir], true) => Ok((Source::all_buckets(), Path::new(dir))),
+            ([source, dir], false) => {
+                let source =
+                    source.to_str().ok_or_else(|| Failure::Usage(format!("source {source:?} is not UTF-8")))?;
+                Ok((source.parse().map_err(Failure::Usage)?, Path::new(dir)))
+            }
+            ([source, ..], true) => Err(Failure::Usage(format!(
+                "--all-buckets takes no source, and {source:?} is one; drop one of them (a prefix is of one bucket)"
+            ))),
+            _ => Err(Failure::Usage(
+                "two things are needed, what and where: xosfs mount <SOURCE> <DIR>, or xosfs mount --all-buckets <DIR>"
+                    .into(),
+            )),
+        }
+    }
+}
+
 fn request(args: &MountArgs) -> Result<Request, Failure> {
-    let source = args.source.parse().map_err(Failure::Usage)?;
+    let (source, dir) = args.places()?;
     let options = Options::load(&args.options, args.sloppy, &env)?;
-    let dir = target::resolve(&args.dir)?;
+    let dir = target::resolve(dir)?;
     Ok(Request { source, dir, options, background: args.background_child })
 }
 
@@ -69,7 +89,7 @@ pub(super) fn start(request: &Request, args: &MountArgs) -> Result<Answer, Failu
     for list in &args.options {
         child.extend(["-o".into(), list.into()]);
     }
-    child.extend(["--".into(), (&args.source).into(), PathBuf::clone(&request.dir).into()]);
+    child.extend(["--".into(), request.source.to_string().into(), PathBuf::clone(&request.dir).into()]);
     let options = &request.options;
     launch::launch(&child, &[], options.patience() + options.op_timeout * 3 + GRACE)
 }

@@ -14,6 +14,7 @@ use clap::Args;
 use tokio::runtime::Runtime;
 
 use super::Failure;
+use crate::config::source::is_bucket_name;
 use crate::config::{Options, Provider, Source};
 use crate::daemon::state::State;
 use crate::daemon::{connect, env};
@@ -68,8 +69,22 @@ impl Uri {
     pub fn parse(text: &str) -> Result<Uri, Failure> {
         match Uri::remote(text)? {
             Some(uri) => Ok(uri),
-            None => in_mount(text),
+            None => match in_mount(text)? {
+                uri if uri.bucket.is_empty() => Err(Failure::Usage(format!(
+                    "{text:?} holds every bucket; name one of them: {}/BUCKET",
+                    text.trim_end_matches('/')
+                ))),
+                uri => Ok(uri),
+            },
         }
+    }
+
+    /// Whether a path is that of a mount of every bucket; then the options of the mount.
+    pub fn every_bucket(text: &str) -> Option<Vec<String>> {
+        if text.contains("://") {
+            return None;
+        }
+        in_mount(text).ok().filter(|uri| uri.bucket.is_empty()).map(|uri| uri.options)
     }
 
     /// A bucket: its name, `s3://BUCKET`, or a path in a mount of it.
@@ -139,6 +154,7 @@ fn absolute(text: &str) -> Result<PathBuf, Failure> {
     Ok(out)
 }
 
+/// What a path in a mount stands for; no bucket for the directory that holds every bucket.
 fn in_mount(text: &str) -> Result<Uri, Failure> {
     let path = absolute(text)?;
     let mounts = mountinfo::all().map_err(|e| Failure::Failed(format!("read /proc/self/mountinfo: {e}")))?;
@@ -163,8 +179,23 @@ fn in_mount(text: &str) -> Result<Uri, Failure> {
         }
     }
     let rest = path.strip_prefix(&entry.dir).unwrap_or(Path::new(""));
+    let (bucket, rest) = match source.is_all_buckets() {
+        true => bucket_of(rest)?,
+        false => (source.bucket, rest),
+    };
     let key = key_of(&source.prefix, rest, text.ends_with('/')).map_err(|e| Failure::Usage(e.to_string()))?;
-    Ok(Uri { bucket: source.bucket, key, options })
+    Ok(Uri { bucket, key, options })
+}
+
+/// The bucket that a path in a mount of every bucket leads into, and the rest of the path; "" for that of the mount.
+fn bucket_of(rest: &Path) -> Result<(String, &Path), Failure> {
+    let mut parts = rest.components();
+    let Some(first) = parts.next() else { return Ok((String::new(), rest)) };
+    let name = first.as_os_str().to_string_lossy().into_owned();
+    match is_bucket_name(&name) {
+        true => Ok((name, parts.as_path())),
+        false => Err(Failure::Usage(format!("bucket name {name:?} is not possible"))),
+    }
 }
 
 /// The key behind a path below the root of a mount.
@@ -280,5 +311,8 @@ mod tests {
         assert_eq!(key("", "a/@@empty/b@@file", false).unwrap(), "a//b");
         assert!(key("", &format!("{}@@long-{:016x}", "a".repeat(200), 1), false).is_err());
         assert_eq!(absolute("/a/./b/../c/").unwrap(), Path::new("/a/c"));
+        assert_eq!(bucket_of(Path::new("b/x/y")).unwrap(), ("b".to_owned(), Path::new("x/y")));
+        assert_eq!(bucket_of(Path::new("")).unwrap().0, "");
+        assert!(bucket_of(Path::new(".x/y")).is_err());
     }
 }

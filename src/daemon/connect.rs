@@ -116,6 +116,9 @@ async fn attempt(request: &Request, report: &mut Report) -> Result<S3> {
     let s3 = S3::new(settings(&request.options, &request.source, &env)?)?;
     let patience = request.options.op_timeout * 2 + GRACE;
     let questions = async {
+        if request.source.is_all_buckets() {
+            return probe_all(&s3, request.options.anonymous).await;
+        }
         let warning = probe(&s3, &request.source).await?;
         match request.options.as_of {
             Some(_) => Ok(warning.or(check_versions(&s3).await?)),
@@ -165,8 +168,25 @@ async fn probe(s3: &S3, source: &Source) -> Result<Option<String>> {
     }
 }
 
+/// One listing of the buckets; the warning, if there is one.
+async fn probe_all(s3: &S3, anonymous: bool) -> Result<Option<String>> {
+    match s3.list_buckets().await {
+        Ok(_) => Ok(None),
+        Err(e) if is_plain_denial(&e) && is_ceph(&e) && !anonymous => Err(e.with_fix(
+            "check access key and secret key (`profile`): this store (Ceph) does not tell a wrong one from missing \
+             rights; if they are right, grant s3:ListAllMyBuckets",
+        )),
+        Err(e) if is_plain_denial(&e) => Ok(Some(format!(
+            "listing the buckets is not allowed ({}); they are only found when asked for by name; grant \
+             s3:ListAllMyBuckets",
+            e.code()
+        ))),
+        Err(e) => Err(e),
+    }
+}
+
 /// Without versions there is no past to show, and what is there now would pass for it. The warning, if there is one.
-async fn check_versions(s3: &S3) -> Result<Option<String>> {
+pub(super) async fn check_versions(s3: &S3) -> Result<Option<String>> {
     match s3.versioning().await {
         Ok(Versioning::Enabled | Versioning::Suspended) => Ok(None),
         Err(e) if e.kind() == Kind::Denied => Ok(Some(format!(
@@ -218,6 +238,9 @@ pub fn explain(error: Error, options: &Options, bucket: &str) -> Error {
     }
     let endpoint = options.endpoint.as_deref().unwrap_or("AWS, because `endpoint` is not set");
     let fix = match error.kind() {
+        Kind::NoBucket | Kind::NotFound if bucket.is_empty() => {
+            format!("nothing lists buckets at {endpoint}: check `endpoint` and `region`")
+        }
         Kind::NoBucket | Kind::NotFound => {
             format!("there is no bucket {bucket:?} at {endpoint}: check the name, `endpoint` and `region`")
         }
@@ -228,6 +251,7 @@ pub fn explain(error: Error, options: &Options, bucket: &str) -> Error {
             "SignatureDoesNotMatch" => "the secret key is wrong: check the credentials (`profile`)".to_owned(),
             "ExpiredToken" | "InvalidToken" => "the session token has expired: renew the credentials".to_owned(),
             "RequestTimeTooSkewed" => "set the clock of this machine".to_owned(),
+            _ if bucket.is_empty() => "check that these credentials (`profile`) may list buckets".to_owned(),
             _ => format!("check that these credentials (`profile`) may use bucket {bucket:?}"),
         },
         Kind::Unavailable | Kind::Timeout => format!("check `endpoint` ({endpoint}) and the network"),

@@ -90,7 +90,10 @@ pub fn credentials(
 }
 
 fn policy(options: &Options, source: &Source, provider: &Provider) -> Result<Option<String>> {
-    let made = |p: SessionPolicy| p.json(&source.bucket, source.prefix.as_str());
+    let made = |p: SessionPolicy| match source.is_all_buckets() {
+        true => p.json_of_all(),
+        false => p.json(&source.bucket, source.prefix.as_str()),
+    };
     let Some(given) = &options.role.policy else {
         let preset = if options.read_only { SessionPolicy::ReadOnly } else { SessionPolicy::ReadWrite };
         return Ok(provider.sts.as_ref().is_some_and(|s| s.policy_required).then(|| made(preset)));
@@ -159,6 +162,8 @@ mod tests {
         let made = asked(role, &none, &XOS).unwrap().unwrap();
         assert!(made.policy.as_ref().is_some_and(|p| p.contains("arn:aws:s3:::b/p/*") && p.contains("PutObject")));
         assert!(made.session_name.starts_with("xosfs-") && made.session_name.len() <= 64);
+        let all = request(&options(role), &"s3://".parse().unwrap(), &none, &XOS).unwrap().unwrap().policy.unwrap();
+        assert!(all.contains("arn:aws:s3:::*/*") && all.contains("ListAllMyBuckets") && all.contains("CreateBucket"));
         let made = asked(&format!("{role},ro"), &none, &XOS).unwrap().unwrap();
         assert!(made.policy.is_some_and(|p| !p.contains("PutObject")));
         assert_eq!(asked(role, &none, &GENERIC).unwrap().unwrap().policy, None);

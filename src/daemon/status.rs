@@ -14,6 +14,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Request;
+use super::served::named;
+use super::volume::Engines;
 use crate::cache::disk::DiskStats;
 use crate::fs::Fs;
 
@@ -26,7 +28,10 @@ pub struct Status {
     pub dir: PathBuf,
     /// As in `/proc/mounts`: BUCKET or BUCKET:/PREFIX.
     pub source: String,
+    /// "" where every bucket is mounted.
     pub bucket: String,
+    /// Where every bucket is mounted: those that somebody has been in.
+    pub buckets: Vec<String>,
     pub endpoint: String,
     pub region: String,
     /// Row of the provider table.
@@ -137,24 +142,43 @@ fn rfc3339(time: SystemTime) -> String {
     Timestamp::from_second(i64::try_from(seconds).unwrap_or(i64::MAX)).map_or_else(|_| "?".into(), |t| t.to_string())
 }
 
-/// The figures of a mount now. Sends nothing and waits for nothing.
-pub fn collect(origin: &Origin, fs: &Arc<Fs>) -> Status {
-    let (requests, cache, held) = (fs.s3.stats(), fs.reads.cache().stats(), fs.figures());
-    let budget = fs.reads.cache().budget();
+/// The figures of a mount now. Sends nothing and waits for nothing. `trees`: the bucket of each, "" when it is the only
+/// one.
+pub fn collect(origin: &Origin, engines: &Engines, trees: &[(Arc<str>, Arc<Fs>)]) -> Status {
+    let Engines { s3, reads, writes, provider } = engines;
+    let (requests, cache) = (s3.stats(), reads.cache().stats());
+    let budget = reads.cache().budget();
+    let mut files = Files::default();
+    let mut pending = Vec::new();
+    for (bucket, fs) in trees {
+        let held = fs.figures();
+        files.open += held.handles as u64;
+        files.inodes += held.inodes as u64;
+        files.remembered += held.remembered as u64;
+        files.listed += held.listed as u64;
+        files.hidden += held.hidden;
+        files.unlinked_open += held.unlinked as u64;
+        files.attributes_pending += held.attributes as u64;
+        let dirty = held.dirty.into_iter();
+        files.dirty.extend(dirty.map(|d| DirtyFile { key: named(bucket, d.key), size: d.size, error: d.failed }));
+        let of_tree = fs.pending().into_iter().map(PendingFile::from);
+        pending.extend(of_tree.map(|p| PendingFile { key: named(bucket, p.key), ..p }));
+    }
     let (last_error_at, last_error) = requests.last_failure.map(|(at, text)| (rfc3339(at), text)).unzip();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         dir: origin.request.dir.clone(),
         source: origin.request.source.to_string(),
-        bucket: fs.s3.bucket().to_owned(),
-        endpoint: fs.s3.endpoint().to_owned(),
-        region: fs.s3.region(),
-        provider: fs.settings.provider.name.to_owned(),
+        bucket: s3.bucket().to_owned(),
+        buckets: trees.iter().map(|(bucket, _)| bucket.to_string()).filter(|b| !b.is_empty()).collect(),
+        endpoint: s3.endpoint().to_owned(),
+        region: s3.region(),
+        provider: provider.name.to_owned(),
         read_only: origin.request.options.read_only,
         mounted: rfc3339(origin.mounted),
         up_seconds: origin.started.elapsed().as_secs(),
-        stopping: fs.is_stopping(),
+        stopping: trees.iter().any(|(_, fs)| fs.is_stopping()),
         metrics: None,
         requests: Requests {
             total: requests.by_operation.values().sum(),
@@ -175,19 +199,10 @@ pub fn collect(origin: &Origin, fs: &Arc<Fs>) -> Status {
             misses: cache.misses,
             evicted: cache.evicted,
         },
-        disk: fs.reads.disk().map(|disk| disk.stats()),
-        memory: Memory { used: budget.used() as u64, bound: budget.limit() as u64, written: fs.writes.memory() as u64 },
-        files: Files {
-            open: held.handles as u64,
-            inodes: held.inodes as u64,
-            remembered: held.remembered as u64,
-            listed: held.listed as u64,
-            hidden: held.hidden,
-            unlinked_open: held.unlinked as u64,
-            attributes_pending: held.attributes as u64,
-            dirty: held.dirty.into_iter().map(|d| DirtyFile { key: d.key, size: d.size, error: d.failed }).collect(),
-        },
-        pending: fs.pending().into_iter().map(PendingFile::from).collect(),
+        disk: reads.disk().map(|disk| disk.stats()),
+        memory: Memory { used: budget.used() as u64, bound: budget.limit() as u64, written: writes.memory() as u64 },
+        files,
+        pending,
     }
 }
 
@@ -234,6 +249,12 @@ impl Status {
         let (r, c, m, f) = (&self.requests, &self.cache, &self.memory, &self.files);
         let mode = if self.read_only { ", read-only" } else { "" };
         line("store", format!("{} ({}), region {}{mode}", self.endpoint, self.provider, self.region));
+        if !self.buckets.is_empty() {
+            let more = self.buckets.len().saturating_sub(SHOWN);
+            let more = if more > 0 { format!(", … and {more} more (--json has all)") } else { String::new() };
+            let shown = self.buckets.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+            line("buckets", format!("{} in use: {shown}{more}", self.buckets.len()));
+        }
         let stopping = if self.stopping { ", storing what is left" } else { "" };
         let up = show_age(Duration::from_secs(self.up_seconds));
         line("up", format!("{up}, since {}, pid {}, xosfs {}{stopping}", self.mounted, self.pid, self.version));

@@ -1,29 +1,31 @@
 //! What the daemon drives: the file system as the kernel sees it, and the handles to end it and to look into it.
 
-use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::BoxFuture;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Handle;
 
 use super::control::Console;
-use super::status::{self, Origin, Status};
-use super::{Request, env};
+use super::served::Served;
+use super::status::Origin;
+use super::{Request, connect, env};
 use crate::budget::Budget;
 use crate::cache::BlockCache;
 use crate::cache::disk::{self, DiskCache, DiskSettings};
 use crate::config::options::{self, Attrs, Options, Passthrough, XattrList};
 use crate::config::{Provider, Source, memory};
-use crate::error::{Error, Result};
-use crate::fs::{self, Defaults, Fs};
+use crate::error::{Error, Kind, Result};
+use crate::fs::buckets::{Buckets, BucketsSettings, Making};
+use crate::fs::{self, Defaults, Fs, Space};
 use crate::fuse::session::{Filesystem, Notifier};
-use crate::fuse::{Adapter, KernelNotifier};
+use crate::fuse::{Adapter, KernelNotifier, Tree};
 use crate::key::Prefix;
 use crate::read::{ReadSettings, Reads};
 use crate::s3::{Headers, NewObject, S3};
-use crate::write::journal::{Identity, Journal, JournalSettings, Replay};
-use crate::write::{Limits, OnConflict, WriteSettings, Writes};
+use crate::write::journal::{self, Identity, Journal, JournalSettings, Replay};
+use crate::write::{Journaling, Limits, OnConflict, OpenJournal, WriteSettings, Writes};
 
 /// What could not be stored, by key, and why.
 pub type Unstored = Vec<(String, Error)>;
@@ -33,8 +35,6 @@ pub type Drain = Box<dyn Fn(Instant) -> BoxFuture<'static, Unstored> + Send + Sy
 /// Changes of attributes wait this long for others: longer than `cp -a` or `rsync` take between two of one file,
 /// shorter than anybody waits for another machine to see a mode.
 const ATTR_DELAY: Duration = Duration::from_millis(500);
-/// For the kernel to forget what it remembers of a tree.
-const KERNEL_PATIENCE: Duration = Duration::from_secs(15);
 /// Names remembered with the least memory there may be, and the share of what is more than that for others.
 const NAMES: u64 = 8192;
 const NAMES_SHARE: u64 = 8;
@@ -58,18 +58,24 @@ pub struct Volume<F> {
     pub console: Arc<dyn Console>,
 }
 
+fn defaults(options: &Options) -> Defaults {
+    Defaults {
+        uid: options.uid,
+        gid: options.gid,
+        file_perm: (options.file_bits() & 0o7777) as u16,
+        dir_perm: (options.dir_bits() & 0o7777) as u16,
+    }
+}
+
 /// What the file system is told, from the options of a mount.
 pub fn fs_settings(options: &Options, provider: &'static Provider, root: Prefix) -> fs::Settings {
     let more = options.memory_bytes().saturating_sub(memory::MIN);
     fs::Settings {
         provider,
         root,
-        defaults: Defaults {
-            uid: options.uid,
-            gid: options.gid,
-            file_perm: (options.file_bits() & 0o7777) as u16,
-            dir_perm: (options.dir_bits() & 0o7777) as u16,
-        },
+        space: Space::WHOLE,
+        born: None,
+        defaults: defaults(options),
         read_only: options.read_only,
         as_of: options.as_of,
         versions_dir: options.versions == options::Versions::Dir,
@@ -117,13 +123,18 @@ pub fn build(options: &Options, root: Prefix, s3: S3) -> Arc<Fs> {
     build_with(options, root, s3, None)
 }
 
+/// How journals tell stores apart.
+fn store_of(options: &Options) -> Option<String> {
+    options.endpoint.clone().or_else(|| options.region.clone().filter(|r| r != "us-east-1"))
+}
+
 /// Opens the journal of a mount. Without `writeback` it is dispensable: where `state_dir` cannot be written, uploads of
 /// a daemon that gets killed are left behind, and that is said once.
 pub fn open_journal(options: &Options, source: &Source) -> Result<Option<(Arc<Journal>, Replay)>> {
     let settings = JournalSettings {
         state_dir: options.state(&env),
         identity: Identity {
-            endpoint: options.endpoint.clone().or_else(|| options.region.clone().filter(|r| r != "us-east-1")),
+            endpoint: store_of(options),
             bucket: source.bucket.clone(),
             prefix: source.prefix.as_str().to_owned(),
         },
@@ -139,12 +150,16 @@ pub fn open_journal(options: &Options, source: &Source) -> Result<Option<(Arc<Jo
     }
 }
 
+/// What tells buckets apart that share a disk cache. AWS is one store, wherever it answers.
+fn cached_as(s3: &S3) -> String {
+    format!("{}/{}", s3.own_endpoint().unwrap_or("aws"), s3.bucket())
+}
+
 /// The disk cache, if there is to be one and it can be had.
 fn start_disk(options: &Options, s3: &S3, budget: &Arc<Budget>) -> Option<Arc<DiskCache>> {
     let settings = DiskSettings {
         dir: options.disk.dir.clone()?,
-        // AWS is one store, wherever it answers.
-        store: format!("{}/{}", s3.own_endpoint().unwrap_or("aws"), s3.bucket()),
+        store: cached_as(s3),
         size: options.disk.size,
         free: options.disk.free,
         queue: QUEUE_MAX.min(budget.limit() / QUEUE_SHARE),
@@ -159,8 +174,17 @@ fn start_disk(options: &Options, s3: &S3, budget: &Arc<Budget>) -> Option<Arc<Di
     }
 }
 
-/// As [`build`], with a journal. What is in that still has to be taken up: [`Fs::restore`].
-pub fn build_with(options: &Options, root: Prefix, s3: S3, journal: Option<Arc<Journal>>) -> Arc<Fs> {
+/// What reads and writes, and the bounds on both: of a bucket, or what those of all buckets are made from.
+#[derive(Clone)]
+pub struct Engines {
+    pub s3: S3,
+    pub reads: Arc<Reads>,
+    pub writes: Arc<Writes>,
+    pub provider: &'static Provider,
+}
+
+/// Must be called inside the runtime.
+fn engines(options: &Options, s3: S3, journal: Option<Arc<Journal>>, writeback: bool) -> Engines {
     let provider = Provider::find(options.provider, s3.own_endpoint());
     let memory = usize::try_from(options.memory_bytes()).unwrap_or(usize::MAX);
     let budget = Budget::new(memory);
@@ -186,59 +210,146 @@ pub fn build_with(options: &Options, root: Prefix, s3: S3, journal: Option<Arc<J
         max_uploads: options.max_uploads,
         staging_dir: options.staging(&env),
         patience: options.op_timeout,
-        writeback: options.writeback && journal.is_some(),
+        writeback,
         journal,
         ..WriteSettings::default()
     };
     let writes = Writes::new(s3.clone(), reads.clone(), budget, write);
+    Engines { s3, reads, writes, provider }
+}
+
+/// As [`build`], with a journal. What is in that still has to be taken up: [`Fs::restore`].
+pub fn build_with(options: &Options, root: Prefix, s3: S3, journal: Option<Arc<Journal>>) -> Arc<Fs> {
+    let writeback = options.writeback && journal.is_some();
+    let Engines { s3, reads, writes, provider } = engines(options, s3, journal, writeback);
     Fs::new(s3, reads, writes, fs_settings(options, provider, root))
 }
 
-/// The mount as the control socket sees it.
-struct Served {
-    fs: Arc<Fs>,
-    origin: Origin,
-    metrics: OnceLock<String>,
+/// Makes the trees of buckets, within the bounds of one mount.
+struct Workshop {
+    options: Options,
+    /// Of no bucket.
+    engines: Engines,
 }
 
-impl Console for Served {
-    fn status(&self) -> Status {
-        Status { metrics: self.metrics.get().cloned(), ..status::collect(&self.origin, &self.fs) }
+impl Workshop {
+    /// With the journal that a former mount has left, if there is one: what is in that is on its way when this returns.
+    /// Blocks: a journal is on a disk. Must be called inside the runtime.
+    fn make(self: &Arc<Self>, making: &Making, left: bool) -> Result<Arc<Fs>> {
+        let Workshop { options, engines } = &**self;
+        let s3 = engines.s3.for_bucket(&making.bucket);
+        let disk = engines.reads.disk().map(|disk| disk.beside(cached_as(&s3)));
+        let reads = engines.reads.beside(s3.clone(), engines.reads.cache().beside(), disk);
+        let source = Source { bucket: making.bucket.to_string(), prefix: Prefix::root() };
+        let opened = if left { open_journal(options, &source)? } else { None };
+        let (journal, replay) = opened.unzip();
+        let made: Arc<OnceLock<Weak<Fs>>> = Arc::default();
+        let journaling = match journal {
+            Some(journal) => Journaling::Open(journal),
+            None if options.read_only => Journaling::None,
+            None => Journaling::Later(self.clone().opener(source.clone(), made.clone())),
+        };
+        let writes = engines.writes.beside(s3.clone(), reads.clone(), journaling);
+        let whole = fs_settings(options, engines.provider, source.prefix);
+        // Many buckets would take more of the memory together than all of it.
+        let remembered = whole.remembered_free;
+        let fs =
+            Fs::new(s3, reads, writes, fs::Settings { space: making.space, born: making.born, remembered, ..whole });
+        let _ = made.set(Arc::downgrade(&fs));
+        if let Some(replay) = replay {
+            fs.restore(replay);
+        }
+        Ok(fs)
     }
 
-    fn set_metrics(&self, shown: &str) {
-        let _ = self.metrics.set(shown.to_owned());
-    }
-
-    fn flush(&self, limit: Duration) -> BoxFuture<'static, Unstored> {
-        let fs = self.fs.clone();
-        Box::pin(async move { fs.flush_all(limit).await })
-    }
-
-    fn refresh(&self, path: String) -> BoxFuture<'static, Result<u64>> {
-        let fs = self.fs.clone();
-        Box::pin(async move { fs.forget_below(&path, KERNEL_PATIENCE).await.map(|n| n as u64) })
-    }
-
-    fn retry(&self, ids: Vec<u64>) -> BoxFuture<'static, Result<u64>> {
-        let ids = (!ids.is_empty()).then_some(ids);
-        Box::pin(std::future::ready(self.fs.retry(ids.as_deref()).map(|n| n as u64)))
-    }
-
-    fn export(&self, id: u64, path: PathBuf) -> BoxFuture<'static, Result<()>> {
-        let fs = self.fs.clone();
-        Box::pin(async move { fs.export(id, &path).await })
-    }
-
-    fn discard(&self, ids: Vec<u64>) -> BoxFuture<'static, Result<u64>> {
-        let fs = self.fs.clone();
-        Box::pin(async move {
-            for id in &ids {
-                fs.discard(*id).await?;
-            }
-            Ok(ids.len() as u64)
+    /// Opens the journal of a bucket later. `made`: its tree by then, which takes up what a daemon has left since.
+    fn opener(self: Arc<Self>, source: Source, made: Arc<OnceLock<Weak<Fs>>>) -> OpenJournal {
+        let runtime = Handle::current();
+        Box::new(move || {
+            let opened = open_journal(&self.options, &source).unwrap_or_else(|e| {
+                tracing::error!(bucket = source.bucket, "close waits for the store: {e}");
+                None
+            });
+            let (journal, replay) = opened?;
+            let fs = made.get().and_then(Weak::upgrade);
+            // Not on the spot: whoever restores waits for the journal that is being opened.
+            runtime.spawn(async move {
+                if let Some(fs) = fs.filter(|fs| fs.writes.open_journal().is_some()) {
+                    fs.restore(replay);
+                }
+            });
+            Some(journal)
         })
     }
+
+    /// As [`Workshop::make`], in a thread that may wait.
+    async fn enter(self: Arc<Self>, making: Making) -> Result<Arc<Fs>> {
+        if self.options.as_of.is_some()
+            && let Some(warning) = connect::check_versions(&self.engines.s3.for_bucket(&making.bucket)).await?
+        {
+            tracing::warn!("{warning}");
+        }
+        let made = tokio::task::spawn_blocking(move || self.make(&making, false)).await;
+        made.unwrap_or_else(|_| Err(Error::new(Kind::Io, "enter bucket: panicked")))
+    }
+
+    /// Buckets of this store for which a mount that is gone has left something.
+    fn left(&self) -> Vec<String> {
+        let store = store_of(&self.options);
+        let plain = |endpoint: &Option<String>| endpoint.as_deref().unwrap_or("").trim_end_matches('/').to_owned();
+        let found = journal::survey(&self.options.state(&env)).unwrap_or_else(|e| {
+            tracing::error!("what former mounts have left cannot be read, and is not stored: {e}");
+            Vec::new()
+        });
+        let here = |i: &Identity| plain(&i.endpoint) == plain(&store) && i.prefix.is_empty();
+        let mut buckets: Vec<String> = found
+            .into_iter()
+            .filter(|s| {
+                here(&s.identity) && !(s.pending.is_empty() && s.uploads == 0 && s.deletes == 0 && s.damage.is_empty())
+            })
+            .map(|s| s.identity.bucket)
+            .collect();
+        buckets.sort();
+        buckets.dedup();
+        buckets
+    }
+}
+
+/// Journals take some descriptors for each bucket that is written to, and the usual limit is for one.
+fn raise_open_files() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(e) = raised {
+        tracing::warn!("the limit on open files stays as it is: {e}");
+    }
+}
+
+/// The directory of every bucket. What former mounts left to be stored in some is on its way when this returns.
+fn build_all(options: &Options, s3: S3) -> (Arc<Buckets>, Engines) {
+    raise_open_files();
+    let engines = engines(options, s3, None, options.writeback);
+    let of_fs = fs_settings(options, engines.provider, Prefix::root());
+    let settings = BucketsSettings {
+        defaults: of_fs.defaults,
+        read_only: of_fs.read_only,
+        metadata_ttl: of_fs.metadata_ttl,
+        negative_ttl: of_fs.negative_ttl,
+        op_timeout: of_fs.op_timeout,
+        capacity: of_fs.capacity,
+        passthrough: of_fs.passthrough,
+        list_all_xattrs: of_fs.list_all_xattrs,
+    };
+    let workshop = Arc::new(Workshop { options: options.clone(), engines: engines.clone() });
+    let maker = workshop.clone();
+    let make = Box::new(move |making| -> BoxFuture<'static, _> { Box::pin(maker.clone().enter(making)) });
+    let buckets = Buckets::new(engines.s3.clone(), settings, make);
+    let left = if options.read_only { Vec::new() } else { workshop.left() };
+    for bucket in left {
+        if let Err(e) = buckets.adopt(&bucket, |making| workshop.make(&making, true)) {
+            tracing::error!(bucket, "what the journal has of it stays there: {e}");
+        }
+    }
+    (buckets, engines)
 }
 
 /// The file system of one mount, and the handles to it.
@@ -247,30 +358,42 @@ pub fn build_fs(request: &Request, s3: S3, runtime: &Handle) -> Result<Volume<im
     if let Some(dir) = &request.options.disk.dir {
         disk::guard(dir)?;
     }
-    // A read-only mount stores nothing, and must not keep another one from the journal.
-    let opened = if request.options.read_only { None } else { open_journal(&request.options, &request.source)? };
-    let (journal, replay) = opened.unzip();
-    let fs = build_with(&request.options, request.source.prefix.clone(), s3, journal);
-    if let Some(replay) = replay {
-        fs.restore(replay);
-    }
-    let (attached, drained) = (fs.clone(), fs.clone());
+    let (tree, engines) = if request.source.is_all_buckets() {
+        let (buckets, engines) = build_all(&request.options, s3);
+        (Tree::Many(buckets), engines)
+    } else {
+        // A read-only mount stores nothing, and must not keep another one from the journal.
+        let opened = if request.options.read_only { None } else { open_journal(&request.options, &request.source)? };
+        let (journal, replay) = opened.unzip();
+        let fs = build_with(&request.options, request.source.prefix.clone(), s3, journal);
+        if let Some(replay) = replay {
+            fs.restore(replay);
+        }
+        let engines = Engines {
+            s3: fs.s3.clone(),
+            reads: fs.reads.clone(),
+            writes: fs.writes.clone(),
+            provider: fs.settings.provider,
+        };
+        (Tree::One(fs), engines)
+    };
     let origin = Origin { request: request.clone(), started: Instant::now(), mounted: SystemTime::now() };
-    let console = Arc::new(Served { fs: fs.clone(), origin, metrics: OnceLock::new() });
+    let served = Arc::new(Served::new(tree.clone(), engines, origin));
+    let (attached, drained) = (tree.clone(), served.clone());
     Ok(Volume {
-        filesystem: Adapter::new(fs, runtime.clone()),
-        attach: Box::new(move |notifier, device| attached.set_kernel(Box::new(KernelNotifier { notifier, device }))),
+        filesystem: Adapter::new(tree, runtime.clone()),
+        attach: Box::new(move |notifier, device| attached.set_kernel(Arc::new(KernelNotifier { notifier, device }))),
         drain: Box::new(move |deadline| {
-            let fs = drained.clone();
+            let served = drained.clone();
             Box::pin(async move {
-                let unstored = fs.drain(deadline.saturating_duration_since(Instant::now())).await;
-                if let Some(disk) = fs.reads.disk().cloned() {
+                let unstored = served.drain(deadline).await;
+                if let Some(disk) = served.disk() {
                     let patience = DISK_PATIENCE.min(deadline.saturating_duration_since(Instant::now()));
                     let _ = tokio::task::spawn_blocking(move || disk.flush(patience)).await;
                 }
                 unstored
             })
         }),
-        console,
+        console: served,
     })
 }

@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use super::Fs;
 use super::attr::{FileKind, is_archive_class, is_directory_object};
 use super::file::{OpenMode, Opened};
-use super::inode::{Ino, ROOT};
+use super::inode::Ino;
 use super::known::{Edition, Item};
 use super::walk::{AFTER, BEFORE, Fetch, Walk};
 use crate::cache::BLOCK;
@@ -178,7 +178,7 @@ impl Fs {
     fn descended(&self, dir: Ino, at_first: bool) -> bool {
         let mut above = Vec::new();
         let mut at = dir;
-        while at != ROOT && above.len() < LEVELS {
+        while at != self.root() && above.len() < LEVELS {
             let Some((parent, _)) = self.inodes.place(at) else { break };
             above.push(parent);
             at = parent;

@@ -12,7 +12,7 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 
 use super::attr::{Attr, Facts, FileKind};
-use super::inode::{Ino, Inode, ROOT, State};
+use super::inode::{Ino, Inode, State};
 use super::{Entry, Fs};
 use crate::error::{Error, Kind, Result};
 use crate::key::{Key, Name};
@@ -162,7 +162,7 @@ impl Fs {
 
     /// A directory without a marker would vanish with its last entry.
     pub(super) fn keep_dir(&self, dir: Ino) {
-        if dir == ROOT {
+        if dir == self.root() {
             return;
         }
         let marked = self.inodes.get(dir).is_ok_and(|i| i.state.lock().has_marker);

@@ -5,7 +5,8 @@
 //! 2. An inode does not store its key: the key is the path from the root. A renamed directory is one changed link,
 //!    and every inode below it, open or not, has its new key at once.
 //! 3. Inode numbers are a stable hash of the key at the time the inode was made, so that they are the same after a
-//!    remount. Two live inodes never share a number: the later one takes the next free.
+//!    remount. Two live inodes never share a number: the later one takes the next free. Where several trees are in one
+//!    mount, each has numbers of its own ([`Space`]).
 //! 4. Inodes the kernel has forgotten are kept, least recently used last, up to a bound: they remember what a HEAD
 //!    taught (mode, mtime), which no listing tells.
 
@@ -29,11 +30,57 @@ use crate::write::Writer;
 /// Names that [`Inodes::forgettable`] looks at under one lock.
 const STEPS: usize = 512;
 
-/// An inode number; 1 is the root.
+/// An inode number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ino(pub u64);
 
-pub const ROOT: Ino = Ino(1);
+/// The root of a mount.
+pub const ROOT: Ino = Space::WHOLE.root();
+
+/// The numbers that one tree has for its inodes: all of them, or a part where several trees are in one mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    base: u64,
+    mask: u64,
+}
+
+impl Space {
+    /// Bits that tell the parts apart.
+    const PART_BITS: u32 = 20;
+    /// Parts that there can be; the first is that of [`Space::WHOLE`]'s root.
+    pub const PARTS: u32 = 1 << Space::PART_BITS;
+    /// Every number there is.
+    pub const WHOLE: Space = Space { base: 0, mask: u64::MAX };
+
+    /// `part`: below [`Space::PARTS`].
+    pub const fn of_part(part: u32) -> Space {
+        let bits = u64::BITS - Space::PART_BITS;
+        Space { base: (part as u64) << bits, mask: (1 << bits) - 1 }
+    }
+
+    /// The part that a number is in, where the numbers are shared out.
+    pub const fn part_of(ino: Ino) -> u32 {
+        (ino.0 >> (u64::BITS - Space::PART_BITS)) as u32
+    }
+
+    pub const fn root(self) -> Ino {
+        Ino(self.base | 1)
+    }
+
+    /// The number that the inode of `key` gets, unless another live one has it. Directories hash with their `/`.
+    pub fn ino_of(self, key: &str) -> Ino {
+        self.number(stable_hash(key.as_bytes()))
+    }
+
+    fn after(self, ino: Ino) -> Ino {
+        self.number(ino.0.wrapping_add(1))
+    }
+
+    fn number(self, any: u64) -> Ino {
+        // 0 means "no entry" to the kernel and 1 is the root.
+        Ino(self.base | (any & self.mask).max(2))
+    }
+}
 
 /// What an inode stands for. Whatever is not [`Role::Plain`] is read-only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -203,6 +250,7 @@ struct Node {
 }
 
 struct Inner {
+    space: Space,
     root_prefix: Prefix,
     /// Boxed: a table that grows by half moves and wastes pointers, not nodes.
     nodes: HashMap<Ino, Box<Node>>,
@@ -214,13 +262,8 @@ struct Inner {
 }
 
 pub struct Inodes {
+    space: Space,
     inner: Mutex<Inner>,
-}
-
-/// The number that the inode of `key` gets, unless another live one has it. Directories hash with their `/`.
-pub fn ino_of(key: &str) -> Ino {
-    // 0 means "no entry" to the kernel and 1 is the root.
-    Ino(stable_hash(key.as_bytes()).max(2))
 }
 
 /// What the way from the root to a directory may lead through.
@@ -238,7 +281,7 @@ impl Inner {
     fn prefix(&self, ino: Ino, way: Way) -> Result<Prefix> {
         let mut names = Vec::new();
         let mut at = ino;
-        while at != ROOT {
+        while at != self.space.root() {
             let node = self.nodes.get(&at).ok_or(Kind::Stale)?;
             let (parent, name) = node.place.as_ref().ok_or_else(|| Error::new(Kind::NotFound, "removed directory"))?;
             match (&node.inode.role, way) {
@@ -258,7 +301,7 @@ impl Inner {
     /// Moves `ino` between busy and idle, and drops what is too long idle.
     fn settle(&mut self, ino: Ino) {
         let Some(node) = self.nodes.get(&ino) else { return };
-        let busy = ino == ROOT || node.lookups > 0 || node.pins > 0 || !node.children.is_empty() || {
+        let busy = ino == self.space.root() || node.lookups > 0 || node.pins > 0 || !node.children.is_empty() || {
             let state = node.inode.state.lock();
             state.writer.is_some() || state.attr_pending
         };
@@ -291,9 +334,9 @@ impl Inner {
 
 impl Inodes {
     /// `remembered`: how many forgotten inodes are kept.
-    pub fn new(root_prefix: Prefix, root: State, remembered: usize) -> Inodes {
+    pub fn new(space: Space, root_prefix: Prefix, root: State, remembered: usize) -> Inodes {
         let inode = Arc::new(Inode {
-            ino: ROOT,
+            ino: space.root(),
             role: Role::Plain,
             state: Mutex::new(root),
             changing: tokio::sync::Mutex::new(()),
@@ -311,14 +354,25 @@ impl Inodes {
         };
         let remembered = NonZeroUsize::new(remembered.max(1)).unwrap_or(NonZeroUsize::MIN);
         Inodes {
+            space,
             inner: Mutex::new(Inner {
+                space,
                 root_prefix,
-                nodes: HashMap::from([(ROOT, Box::new(node))]),
+                nodes: HashMap::from([(space.root(), Box::new(node))]),
                 idle: LruCache::new(remembered),
                 shown: VecDeque::new(),
                 known: 0,
             }),
         }
+    }
+
+    pub fn root(&self) -> Ino {
+        self.space.root()
+    }
+
+    /// The number that the inode of `key` gets: see [`Space::ino_of`].
+    pub fn ino_of(&self, key: &str) -> Ino {
+        self.space.ino_of(key)
     }
 
     /// Errors: [`Kind::Stale`] for a number the kernel should not know.
@@ -387,7 +441,7 @@ impl Inodes {
 
     /// Whether it has a name: not once it is unlinked.
     pub fn is_linked(&self, ino: Ino) -> bool {
-        ino == ROOT || self.inner.lock().nodes.get(&ino).is_some_and(|n| n.place.is_some())
+        ino == self.root() || self.inner.lock().nodes.get(&ino).is_some_and(|n| n.place.is_some())
     }
 
     /// The inode of `name`, made with `state` when there is none. An existing inode of another kind (a directory
@@ -437,9 +491,9 @@ impl Inodes {
             }
             detach(&mut inner, ino);
         }
-        let mut ino = ino_of(hash_key);
+        let mut ino = self.space.ino_of(hash_key);
         while inner.nodes.contains_key(&ino) {
-            ino = Ino(ino.0.wrapping_add(1).max(2));
+            ino = self.space.after(ino);
         }
         let inode = Arc::new(Inode { ino, role, state: Mutex::new(state()), changing: tokio::sync::Mutex::new(()) });
         let node = Node {

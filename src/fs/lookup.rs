@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::attr::{Attr, Facts, FileKind, is_directory_object};
 use super::copy::may_be_link;
-use super::inode::{Ino, Inode, ROOT, Role, State};
+use super::inode::{Ino, Inode, Role, State};
 use super::kept::Known;
 use super::known::{Answer, Item};
 use super::listing::FOLDER_SUFFIX;
@@ -61,7 +61,7 @@ impl Fs {
         let links = u32::from(self.inodes.is_linked(inode.ino));
         let state = inode.state.lock();
         let mut ttl = self.ttl(&state);
-        if inode.ino == ROOT {
+        if inode.ino == self.root() {
             ttl = self.settings.metadata_ttl;
         }
         Entry { ino: inode.ino, attr: state.current(), links, ttl }
@@ -70,7 +70,7 @@ impl Fs {
     /// Whether the inode can be shown without asking.
     fn is_current(&self, inode: &Inode) -> bool {
         let state = inode.state.lock();
-        if inode.ino == ROOT || state.writer.is_some() || !state.stored {
+        if inode.ino == self.root() || state.writer.is_some() || !state.stored {
             return true;
         }
         // A listing tells nothing of a directory's mode: whoever asks for it by name gets the marker's.
@@ -527,7 +527,7 @@ impl Fs {
             Ok(inode) => inode,
             Err(e) => return Some(Err(e)),
         };
-        if ino != ROOT && !inode.role.is_history() {
+        if ino != self.root() && !inode.role.is_history() {
             let state = inode.state.lock();
             let own = state.writer.is_some() || !state.stored || state.attr_pending;
             let told = match state.attr.kind {

@@ -10,6 +10,7 @@ mod ahead;
 pub mod attr;
 mod attribute;
 mod bucket_attribute;
+pub mod buckets;
 mod burial;
 mod burst;
 mod change;
@@ -53,7 +54,7 @@ use tracing::warn;
 
 pub use attr::{Attr, Defaults, FileKind};
 pub use handle::{Fh, Handles};
-pub use inode::{Ino, ROOT};
+pub use inode::{Ino, ROOT, Space};
 #[doc(hidden)]
 pub use listing::parse_page;
 pub use listing::{Batch, DirHandle};
@@ -78,6 +79,10 @@ pub struct Settings {
     pub provider: &'static Provider,
     /// Everything below this prefix is shown.
     pub root: Prefix,
+    /// The inode numbers it may use.
+    pub space: Space,
+    /// The time that the root shows; `None`: when it was mounted.
+    pub born: Option<SystemTime>,
     pub defaults: Defaults,
     pub read_only: bool,
     /// The bucket is shown as it was at this time.
@@ -162,7 +167,7 @@ pub struct Fs {
     /// Directories that show although the bucket holds no key of them: emptied on this mount.
     kept: Mutex<BTreeSet<Prefix>>,
     borrowers: copy_range::Borrowers,
-    kernel: OnceLock<Box<dyn Kernel>>,
+    kernel: OnceLock<Arc<dyn Kernel>>,
     runtime: Runtime,
     /// Background work (delayed self-copies, deletes at last close), waited for at unmount.
     tasks: tokio_util::task::TaskTracker,
@@ -182,9 +187,10 @@ impl Fs {
     /// Must be called inside a tokio runtime.
     pub fn new(s3: S3, reads: Arc<Reads>, writes: Arc<Writes>, settings: Settings) -> Arc<Fs> {
         let mounted = SystemTime::now();
-        let root = State::new(Attr::of_dir(mounted, &settings.defaults), attr::Facts::default(), true);
+        let born = settings.born.unwrap_or(mounted);
+        let root = State::new(Attr::of_dir(born, &settings.defaults), attr::Facts::default(), true);
         Arc::new(Fs {
-            inodes: Inodes::new(settings.root.clone(), root, settings.remembered.max(1024)),
+            inodes: Inodes::new(settings.space, settings.root.clone(), root, settings.remembered.max(1024)),
             handles: Handles::default(),
             listings: Listings::new(settings.metadata_ttl, settings.negative_ttl, reads.cache().budget().clone()),
             _names: {
@@ -221,9 +227,15 @@ impl Fs {
     }
 
     /// The kernel's notifier, once the session exists.
-    pub fn set_kernel(self: &Arc<Self>, kernel: Box<dyn Kernel>) {
-        let _ = self.kernel.set(kernel);
-        self.trim_names();
+    pub fn set_kernel(self: &Arc<Self>, kernel: Arc<dyn Kernel>) {
+        if self.kernel.set(kernel).is_ok() {
+            self.trim_names();
+        }
+    }
+
+    /// The inode of what is mounted.
+    pub fn root(&self) -> Ino {
+        self.inodes.root()
     }
 
     /// Drops what the kernel has cached of `ino`, from a task of its own: the kernel may wait for a reply of ours
@@ -297,7 +309,7 @@ impl Fs {
 
     /// The number of a directory's parent, for `..`.
     pub fn parent(&self, ino: Ino) -> Ino {
-        self.inodes.place(ino).map_or(ROOT, |(parent, _)| parent)
+        self.inodes.place(ino).map_or(self.root(), |(parent, _)| parent)
     }
 
     /// The number an entry has, or would get.
@@ -309,7 +321,7 @@ impl Fs {
             FileKind::Dir => p.dir(name).map(|d| d.as_str().to_owned()),
             _ => p.file(name).map(|k| k.as_str().to_owned()),
         });
-        hash.map_or(Ino(2), |text| inode::ino_of(&text))
+        self.inodes.ino_of(&hash.unwrap_or_default())
     }
 
     fn is_kept(&self, dir: Ino, name: &Name) -> bool {

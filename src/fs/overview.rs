@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 
-use super::inode::{Inode, ROOT};
+use super::inode::Inode;
 use super::{Fs, Ino};
 use crate::error::{Error, Kind, Result};
 use crate::key::Name;
@@ -161,7 +161,7 @@ impl Fs {
     /// What is open stays bound to its version, what is not stored stays as it is.
     pub async fn forget_below(self: &Arc<Self>, path: &str, limit: Duration) -> Result<usize> {
         let mut parent = None;
-        let mut at = ROOT;
+        let mut at = self.root();
         for component in path.split('/').filter(|c| !c.is_empty()) {
             let name = Name::parse(OsStr::new(component))?;
             // What the listing of the directory says of the name is believed otherwise.

@@ -70,7 +70,7 @@ impl Fs {
             // A time that was set is the marker's, not that of the last name.
             state.touched &= change.mtime.is_none();
             let carried = state.writer.as_ref().is_some_and(|w| w.is_dirty());
-            let pending = differs && stores && self.settings.store_attrs && !carried && ino != super::ROOT;
+            let pending = differs && stores && self.settings.store_attrs && !carried && ino != self.root();
             let schedule = pending && !state.attr_pending;
             state.attr_pending |= pending;
             state.attr_changed |= pending;

@@ -55,7 +55,7 @@ impl Fs {
 mod tests {
     use super::*;
     use crate::fs::attr::{Attr, Defaults, Facts, FileKind};
-    use crate::fs::inode::{Ino, Inodes, ROOT, State};
+    use crate::fs::inode::{Ino, Inodes, Space, State};
     use crate::key::{Name, Prefix};
     use std::time::SystemTime;
 
@@ -68,10 +68,10 @@ mod tests {
 
     /// A table of files `0`, `1`, … that the kernel knows.
     fn table(count: usize) -> (Inodes, Vec<Ino>) {
-        let table = Inodes::new(Prefix::root(), state(FileKind::Dir), 10);
+        let table = Inodes::new(Space::WHOLE, Prefix::root(), state(FileKind::Dir), 10);
         let numbers = (0..count).map(|i| {
             let name = Name::of_component(&i.to_string()).unwrap();
-            let ino = table.remember(ROOT, &name, name.as_str(), || state(FileKind::File)).unwrap().ino;
+            let ino = table.remember(table.root(), &name, name.as_str(), || state(FileKind::File)).unwrap().ino;
             table.looked_up(ino);
             ino
         });

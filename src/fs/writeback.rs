@@ -20,7 +20,7 @@ use tracing::{debug, error, info, warn};
 
 use super::Fs;
 use super::attr::{Attr, Facts, FileKind};
-use super::inode::{Inode, ROOT, State};
+use super::inode::{Inode, State};
 use crate::error::{Error, Kind, Result};
 use crate::key::{Key, Name};
 use crate::s3::{ETag, ObjectMeta};
@@ -366,7 +366,7 @@ impl Fs {
     fn place(self: &Arc<Self>, key: &Key, writer: &Arc<Writer>, had_base: bool) -> Option<Arc<Inode>> {
         let path = key.as_str().strip_prefix(self.settings.root.as_str())?;
         let (dirs, last) = path.rsplit_once('/').map_or((None, path), |(dirs, last)| (Some(dirs), last));
-        let mut parent = ROOT;
+        let mut parent = self.root();
         for component in dirs.into_iter().flat_map(|d| d.split('/')) {
             let name = Name::of_component(component)?;
             let prefix = self.inodes.prefix(parent).ok()?.dir(&name).ok()?;

@@ -16,7 +16,7 @@ use super::attribute::{
     Attribute, Edit, edit_tag, format_tags, format_versions, get_from_meta, get_uncommitted, invalid,
 };
 use super::copy::apply_edits;
-use super::inode::{Ino, Inode, ROOT};
+use super::inode::{Ino, Inode};
 use super::kept::{KeptAcl, Known, Tags, edit_writer};
 use crate::error::{Error, Kind, Result};
 use crate::key::Key;
@@ -26,7 +26,7 @@ use crate::s3::{Acl, AclChange, Headers, NewObject, ObjectMeta, Presign, Presign
 impl Fs {
     /// Names outside `user.`: no object has them, and programs ask for them all day. `ls -l` stops asking for access
     /// lists and capabilities when it is told that there is no such thing here, not only none on this file.
-    pub fn getxattr_now(&self, name: &str) -> Option<Error> {
+    pub fn getxattr_now(name: &str) -> Option<Error> {
         (!name.starts_with("user.")).then(|| Kind::Unsupported.into())
     }
 
@@ -171,7 +171,7 @@ impl Fs {
         };
         let inode = self.inodes.get(ino)?;
         let none = || Error::new(Kind::NoAttribute, "no such attribute").with_key(name);
-        match (&attribute, ino == ROOT) {
+        match (&attribute, ino == self.root()) {
             (Attribute::Bucket(of), true) => return Ok(self.bucket_attribute(*of).await?.into_bytes()),
             (Attribute::Uri, true) => {
                 return Ok(format!("s3://{}/{}", self.s3.bucket(), self.settings.root).into_bytes());
@@ -335,7 +335,7 @@ impl Fs {
     /// Sets (or with `None` removes) one attribute.
     async fn change(self: &Arc<Self>, ino: Ino, name: &str, attribute: Attribute, value: Option<&str>) -> Result<()> {
         let inode = self.inodes.get(ino)?;
-        if ino == ROOT {
+        if ino == self.root() {
             return match attribute {
                 Attribute::Bucket(of) => self.change_bucket(of, value).await,
                 _ => Err(Error::new(Kind::Unsupported, "set on the root of a mount").with_key(name)),

@@ -1,6 +1,7 @@
 //! Unpacks requests, answers what is in memory on the spot, spawns the rest and replies from the task.
 //!
-//! The bodies of requests for bytes, directories and extended attributes are in `io`, `directory` and `attribute`.
+//! The bodies of requests for bytes, directories and extended attributes are in `io`, `directory` and `attribute`;
+//! `tree` tells whom a request is for, and `top` has those for the directory of all buckets.
 //!
 //! 1. Everything borrowed from the request is owned before the callback returns.
 //! 2. A hit (cached block, fresh attribute, xattr probe) never leaves the FUSE thread: the hand-over costs more
@@ -34,6 +35,7 @@ use super::io::write_mode;
 use super::probe::Probes;
 use super::reply::{Refuse, entry_attr, errno, log, of_time, reply_entry, reply_lookup};
 use super::through::{self, Through};
+use super::tree::{Near, Tree};
 
 /// Largest write the kernel sends at once; more only costs buffers (measured: direct I/O gains nothing past it).
 const MAX_WRITE: u32 = 1 << 20;
@@ -41,7 +43,7 @@ const MAX_WRITE: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 
 pub struct Adapter {
-    pub(super) fs: Arc<Fs>,
+    pub(super) tree: Tree,
     runtime: Handle,
     pub(super) probes: Arc<Probes>,
     through: Arc<Through>,
@@ -49,20 +51,38 @@ pub struct Adapter {
 
 impl Adapter {
     /// `runtime`: where the tasks run.
-    pub fn new(fs: Arc<Fs>, runtime: Handle) -> Adapter {
-        Adapter { fs, runtime, probes: Arc::new(Probes::new()), through: Arc::default() }
+    pub fn new(tree: Tree, runtime: Handle) -> Adapter {
+        Adapter { tree, runtime, probes: Arc::new(Probes::new()), through: Arc::default() }
+    }
+
+    /// Runs `work` on the file system that `ino` is in, in a task under a deadline, and answers with what comes of it.
+    pub(super) fn spawn<R: Refuse, T: Send + 'static, W: Future<Output = Result<T>> + Send>(
+        &self,
+        op: &'static str,
+        deadline: Option<Duration>,
+        ino: INodeNo,
+        reply: R,
+        work: impl FnOnce(Arc<Fs>) -> W + Send + 'static,
+        done: impl FnOnce(&Arc<Fs>, R, T) + Send + 'static,
+    ) {
+        let route = self.tree.route(ino);
+        let work = async move {
+            let fs = route.enter().await?;
+            let value = work(fs.clone()).await?;
+            Ok((fs, value))
+        };
+        self.answer(op, deadline, reply, work, |reply, (fs, value)| done(&fs, reply, value));
     }
 
     /// Runs `work` in a task under a deadline and answers with what comes of it.
-    pub(super) fn spawn<R: Refuse, T: Send + 'static>(
+    pub(super) fn answer<R: Refuse, T: Send + 'static>(
         &self,
         op: &'static str,
         deadline: Option<Duration>,
         reply: R,
         work: impl Future<Output = Result<T>> + Send + 'static,
-        done: impl FnOnce(&Fs, R, T) + Send + 'static,
+        done: impl FnOnce(R, T) + Send + 'static,
     ) {
-        let fs = self.fs.clone();
         self.runtime.spawn(async move {
             let result = match deadline {
                 Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
@@ -72,7 +92,7 @@ impl Adapter {
                 None => work.await,
             };
             match result {
-                Ok(value) => done(&fs, reply, value),
+                Ok(value) => done(reply, value),
                 Err(e) => {
                     log(op, &e);
                     reply.refuse(errno(&e));
@@ -84,12 +104,17 @@ impl Adapter {
     /// Deadline of an operation that moves no file data: its requests each keep `op_timeout`, and few follow on
     /// each other.
     pub(super) fn limit(&self) -> Option<Duration> {
-        Some(self.fs.settings.op_timeout * 3)
+        Some(self.tree.op_timeout() * 3)
     }
 
     /// What is answered on the FUSE thread must not kill it.
     pub(super) fn inline<T>(&self, op: &'static str, f: impl FnOnce() -> Option<Result<T>>) -> Option<Result<T>> {
         catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| Some(Err(Error::new(Kind::Io, format!("{op} panicked")))))
+    }
+
+    /// The file system of an inode, if somebody has been there.
+    pub(super) fn near(&self, ino: INodeNo) -> Option<Near<'_>> {
+        self.tree.near(ino)
     }
 
     fn name(&self, name: &OsStr) -> Result<Name> {
@@ -129,7 +154,7 @@ impl fuser::Filesystem for Adapter {
                 debug!(?flag, "the kernel lacks a FUSE capability");
             }
         }
-        if self.fs.settings.passthrough {
+        if self.tree.passthrough() {
             self.through.greet(config);
         }
         let _ = config.set_max_write(MAX_WRITE);
@@ -139,38 +164,44 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if let Some(buckets) = self.tree.top(parent) {
+            return self.lookup_bucket(buckets, name, reply);
+        }
         let name = check!("lookup", reply, self.name(name));
-        let parent = Ino(parent.0);
-        let now = || if name.needs_listing() { None } else { self.fs.lookup_now(parent, &name).map(Ok) };
-        match self.inline("lookup", now) {
-            Some(Ok(answer)) => return reply_lookup(&self.fs, reply, answer),
-            Some(Err(e)) => {
+        let near = self.near(parent);
+        let dir = Ino(parent.0);
+        let now = || near.as_ref().filter(|_| !name.needs_listing())?.lookup_now(dir, &name).map(Ok);
+        match self.inline("lookup", now).zip(near.as_ref()) {
+            Some((Ok(answer), fs)) => return reply_lookup(fs, reply, answer),
+            Some((Err(e), _)) => {
                 log("lookup", &e);
                 return reply.error(errno(&e));
             }
             None => {}
         }
-        let fs = self.fs.clone();
-        self.spawn("lookup", self.limit(), reply, async move { fs.lookup(parent, &name).await }, |fs, reply, found| {
-            reply_lookup(fs, reply, found);
-        });
+        let work = move |fs: Arc<Fs>| async move { fs.lookup(dir, &name).await };
+        self.spawn("lookup", self.limit(), parent, reply, work, |fs, reply, found| reply_lookup(fs, reply, found));
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.fs.forget(Ino(ino.0), nlookup);
+        self.tree.forget(ino, nlookup);
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let ino = Ino(ino.0);
-        match self.inline("getattr", || self.fs.getattr_now(ino)) {
+        let number = Ino(ino.0);
+        let now = || match self.near(ino) {
+            Some(fs) => fs.getattr_now(number),
+            None => self.tree.outside(ino).map(Ok),
+        };
+        match self.inline("getattr", now) {
             Some(Ok(e)) => reply.attr(&e.ttl, &entry_attr(&e)),
             Some(Err(e)) => {
                 log("getattr", &e);
                 reply.error(errno(&e));
             }
             None => {
-                let fs = self.fs.clone();
-                self.spawn("getattr", self.limit(), reply, async move { fs.getattr(ino).await }, |_, reply, e| {
+                let work = move |fs: Arc<Fs>| async move { fs.getattr(number).await };
+                self.spawn("getattr", self.limit(), ino, reply, work, |_, reply, e| {
                     reply.attr(&e.ttl, &entry_attr(&e));
                 });
             }
@@ -203,24 +234,22 @@ impl fuser::Filesystem for Adapter {
             atime: atime.map(of_time),
             mtime: mtime.map(of_time),
         };
-        let (fs, ino) = (self.fs.clone(), Ino(ino.0));
+        let number = Ino(ino.0);
         // truncate(2) may have to store a whole file.
         let limit = if size.is_some() { None } else { self.limit() };
         let (fh, pid) = (fh.map(|f| Fh(f.0)), req.pid());
-        let work = async move {
+        let work = move |fs: Arc<Fs>| async move {
             if let (Some(fh), Some(_)) = (fh, size) {
                 fs.used_by(fh, pid).await;
             }
-            fs.setattr(ino, fh, change).await
+            fs.setattr(number, fh, change).await
         };
-        self.spawn("setattr", limit, reply, work, |_, reply, e| reply.attr(&e.ttl, &entry_attr(&e)));
+        self.spawn("setattr", limit, ino, reply, work, |_, reply, e| reply.attr(&e.ttl, &entry_attr(&e)));
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        let (fs, ino) = (self.fs.clone(), Ino(ino.0));
-        self.spawn("readlink", self.limit(), reply, async move { fs.readlink(ino).await }, |_, reply, target| {
-            reply.data(target.as_bytes());
-        });
+        let work = move |fs: Arc<Fs>| async move { fs.readlink(Ino(ino.0)).await };
+        self.spawn("readlink", self.limit(), ino, reply, work, |_, reply, target| reply.data(target.as_bytes()));
     }
 
     fn mknod(
@@ -234,32 +263,36 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let name = check!("mknod", reply, self.name(name));
-        let (fs, parent, owner) = (self.fs.clone(), Ino(parent.0), (req.uid(), req.gid()));
+        let owner = (req.uid(), req.gid());
         let perm = (mode & !umask & 0o7777) as u16;
-        let work = async move { fs.mknod(parent, &name, mode, perm, owner).await };
-        self.spawn("mknod", self.limit(), reply, work, |fs, reply, e| reply_entry(fs, reply, &e));
+        let work = move |fs: Arc<Fs>| async move { fs.mknod(Ino(parent.0), &name, mode, perm, owner).await };
+        self.spawn("mknod", self.limit(), parent, reply, work, |fs, reply, e| reply_entry(fs, reply, &e));
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        if let Some(buckets) = self.tree.top(parent) {
+            return self.make_bucket(buckets, name, reply);
+        }
         let name = check!("mkdir", reply, self.name(name));
-        let (fs, parent, owner) = (self.fs.clone(), Ino(parent.0), (req.uid(), req.gid()));
+        let owner = (req.uid(), req.gid());
         let perm = (mode & !umask & 0o7777) as u16;
-        let work = async move { fs.mkdir(parent, &name, perm, owner).await };
-        self.spawn("mkdir", self.limit(), reply, work, |fs, reply, e| reply_entry(fs, reply, &e));
+        let work = move |fs: Arc<Fs>| async move { fs.mkdir(Ino(parent.0), &name, perm, owner).await };
+        self.spawn("mkdir", self.limit(), parent, reply, work, |fs, reply, e| reply_entry(fs, reply, &e));
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = check!("unlink", reply, self.name(name));
-        let (fs, parent) = (self.fs.clone(), Ino(parent.0));
-        let work = async move { fs.unlink(parent, &name).await };
-        self.spawn("unlink", self.limit(), reply, work, |_, reply, ()| reply.ok());
+        let work = move |fs: Arc<Fs>| async move { fs.unlink(Ino(parent.0), &name).await };
+        self.spawn("unlink", self.limit(), parent, reply, work, |_, reply, ()| reply.ok());
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if let Some(buckets) = self.tree.top(parent) {
+            return self.remove_bucket(buckets, name, reply);
+        }
         let name = check!("rmdir", reply, self.name(name));
-        let (fs, parent) = (self.fs.clone(), Ino(parent.0));
-        let work = async move { fs.rmdir(parent, &name).await };
-        self.spawn("rmdir", self.limit(), reply, work, |_, reply, ()| reply.ok());
+        let work = move |fs: Arc<Fs>| async move { fs.rmdir(Ino(parent.0), &name).await };
+        self.spawn("rmdir", self.limit(), parent, reply, work, |_, reply, ()| reply.ok());
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
@@ -267,9 +300,9 @@ impl fuser::Filesystem for Adapter {
         let Some(target) = target.to_str().map(str::to_owned) else {
             return reply.error(Errno::EINVAL);
         };
-        let (fs, parent, owner) = (self.fs.clone(), Ino(parent.0), (req.uid(), req.gid()));
-        let work = async move { fs.symlink(parent, &name, &target, owner).await };
-        self.spawn("symlink", self.limit(), reply, work, |fs, reply, e| reply_entry(fs, reply, &e));
+        let owner = (req.uid(), req.gid());
+        let work = move |fs: Arc<Fs>| async move { fs.symlink(Ino(parent.0), &name, &target, owner).await };
+        self.spawn("symlink", self.limit(), parent, reply, work, |fs, reply, e| reply_entry(fs, reply, &e));
     }
 
     fn rename(
@@ -282,15 +315,19 @@ impl fuser::Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        if self.tree.are_apart(parent, newparent) {
+            // mv(1) copies and deletes then.
+            return reply.error(Errno::EXDEV);
+        }
         let from = check!("rename", reply, self.name(name));
         let to = check!("rename", reply, self.name(newname));
         if !(flags - RenameFlags::RENAME_NOREPLACE).is_empty() {
             return reply.error(Errno::EINVAL);
         }
         let no_replace = flags.contains(RenameFlags::RENAME_NOREPLACE);
-        let (fs, old, new) = (self.fs.clone(), Ino(parent.0), Ino(newparent.0));
-        let work = async move { fs.rename((old, &from), (new, &to), no_replace).await };
-        self.spawn("rename", None, reply, work, |_, reply, ()| reply.ok());
+        let (old, new) = (Ino(parent.0), Ino(newparent.0));
+        let work = move |fs: Arc<Fs>| async move { fs.rename((old, &from), (new, &to), no_replace).await };
+        self.spawn("rename", None, parent, reply, work, |_, reply, ()| reply.ok());
     }
 
     fn link(&self, _req: &Request, _ino: INodeNo, _newparent: INodeNo, _newname: &OsStr, reply: ReplyEntry) {
@@ -299,26 +336,27 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (fs, ino, pid) = (self.fs.clone(), Ino(ino.0), req.pid());
+        let (number, pid) = (Ino(ino.0), req.pid());
         let mode = OpenMode::of_flags(flags.0);
-        match self.inline("open", || fs.open_now(ino, mode)) {
-            Some(Ok(opened)) => {
-                return self.through.reply_opened(&self.fs, &self.runtime, reply, opened, mode.direct);
+        let near = self.near(ino);
+        match self.inline("open", || near.as_ref()?.open_now(number, mode)).zip(near.as_ref()) {
+            Some((Ok(opened), fs)) => {
+                return self.through.reply_opened(fs, &self.runtime, reply, opened, mode.direct);
             }
-            Some(Err(e)) => {
+            Some((Err(e), _)) => {
                 log("open", &e);
                 return reply.error(errno(&e));
             }
             None => {}
         }
-        let work = async move {
-            let opened = fs.open(ino, mode).await?;
+        let work = move |fs: Arc<Fs>| async move {
+            let opened = fs.open(number, mode).await?;
             fs.used_by(opened.fh, pid).await;
             Ok(opened)
         };
-        let (through, runtime, of) = (self.through.clone(), self.runtime.clone(), self.fs.clone());
-        self.spawn("open", self.limit(), reply, work, move |_, reply, opened| {
-            through.reply_opened(&of, &runtime, reply, opened, mode.direct);
+        let (through, runtime) = (self.through.clone(), self.runtime.clone());
+        self.spawn("open", self.limit(), ino, reply, work, move |fs, reply, opened| {
+            through.reply_opened(fs, &runtime, reply, opened, mode.direct);
         });
     }
 
@@ -333,21 +371,21 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let name = check!("create", reply, self.name(name));
-        let (fs, parent, owner) = (self.fs.clone(), Ino(parent.0), (req.uid(), req.gid()));
+        let owner = (req.uid(), req.gid());
         let perm = (mode & !umask & 0o7777) as u16;
         let open = OpenMode::of_flags(flags);
         let pid = req.pid();
-        let work = async move {
-            let (entry, opened) = fs.create(parent, &name, perm, owner, open).await?;
+        let work = move |fs: Arc<Fs>| async move {
+            let (entry, opened) = fs.create(Ino(parent.0), &name, perm, owner, open).await?;
             fs.used_by(opened.fh, pid).await;
             Ok((entry, opened))
         };
-        let (runtime, of) = (self.runtime.clone(), self.fs.clone());
-        self.spawn("create", self.limit(), reply, work, move |fs, reply, (entry, opened)| {
+        let runtime = self.runtime.clone();
+        self.spawn("create", self.limit(), parent, reply, work, move |fs, reply, (entry, opened)| {
             // Somebody else had made it, and it is open here.
             if let Err(e) = fs.choose_mode(&opened, false, |_| None) {
                 reply.error(errno(&e));
-                return through::close(&of, &runtime, opened.fh);
+                return through::close(fs, &runtime, opened.fh);
             }
             fs.looked_up(entry.ino);
             let attr = entry_attr(&entry);
@@ -359,7 +397,7 @@ impl fuser::Filesystem for Adapter {
     fn read(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
@@ -367,13 +405,13 @@ impl fuser::Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.read_file(fh, offset, size, reply);
+        self.read_file(ino, fh, offset, size, reply);
     }
 
     fn write(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
@@ -382,28 +420,28 @@ impl fuser::Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.write_file(fh, offset, data, write_mode(req.pid(), write_flags, flags), reply);
+        self.write_file((ino, fh), offset, data, write_mode(req.pid(), write_flags, flags), reply);
     }
 
-    fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        self.flush_file(fh, req.pid(), reply);
+    fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        self.flush_file(ino, fh, req.pid(), reply);
     }
 
-    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.sync_file(fh, reply);
+    fn fsync(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.sync_file(ino, fh, reply);
     }
 
     fn release(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.release_file(fh, reply);
+        self.release_file(ino, fh, reply);
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -418,19 +456,27 @@ impl fuser::Filesystem for Adapter {
         self.list_plus(ino, fh, offset, reply);
     }
 
-    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        self.fs.handles.remove_dir(Fh(fh.0));
+    fn releasedir(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        if let Some(buckets) = self.tree.top(ino) {
+            buckets.releasedir(Fh(fh.0));
+        } else if let Some(fs) = self.near(ino) {
+            fs.handles.remove_dir(Fh(fh.0));
+        }
         reply.ok();
     }
 
     fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        let (fs, ino) = (self.fs.clone(), Ino(ino.0));
-        self.spawn("fsyncdir", self.limit(), reply, async move { fs.sync_dir(ino).await }, |_, reply, ()| reply.ok());
+        if self.tree.top(ino).is_some() {
+            // A bucket is there, or not, when the call returns.
+            return reply.ok();
+        }
+        let work = move |fs: Arc<Fs>| async move { fs.sync_dir(Ino(ino.0)).await };
+        self.spawn("fsyncdir", self.limit(), ino, reply, work, |_, reply, ()| reply.ok());
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         const BLOCK: u32 = 128 << 10;
-        let blocks = self.fs.settings.capacity / u64::from(BLOCK);
+        let blocks = self.tree.capacity() / u64::from(BLOCK);
         reply.statfs(blocks, blocks, blocks, 1 << 40, 1 << 40, BLOCK, 255, BLOCK);
     }
 
@@ -462,14 +508,14 @@ impl fuser::Filesystem for Adapter {
     fn fallocate(
         &self,
         req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.allocate_file(fh, offset, length, mode, req.pid(), reply);
+        self.allocate_file((ino, fh), offset, length, mode, req.pid(), reply);
     }
 
     fn ioctl(
@@ -495,20 +541,23 @@ impl fuser::Filesystem for Adapter {
     fn copy_file_range(
         &self,
         req: &Request,
-        _ino_in: INodeNo,
+        ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
-        _ino_out: INodeNo,
+        ino_out: INodeNo,
         fh_out: FileHandle,
         offset_out: u64,
         len: u64,
         flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.copy_range((fh_in, offset_in), (fh_out, offset_out), len, (flags, req.pid()), reply);
+        if self.tree.are_apart(ino_in, ino_out) {
+            return reply.error(Errno::EXDEV);
+        }
+        self.copy_range(ino_in, (fh_in, offset_in), (fh_out, offset_out), len, (flags, req.pid()), reply);
     }
 
-    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        self.seek_file(fh, offset, whence, reply);
+    fn lseek(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        self.seek_file(ino, fh, offset, whence, reply);
     }
 }

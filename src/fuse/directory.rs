@@ -1,28 +1,32 @@
 //! Requests that list directories.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{
     Errno, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus, ReplyOpen,
 };
 
-use crate::fs::{Batch, Fh, Ino};
+use crate::fs::{Batch, Fh, Fs, Ino};
 
 use super::adapter::Adapter;
 use super::reply::{entry_attr, errno, log, to_attr, to_type};
 
 impl Adapter {
-    pub(super) fn list(&self, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let ino = Ino(ino.0);
-        let parent = self.fs.parent(ino);
+    pub(super) fn list(&self, dir: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        if let Some(buckets) = self.tree.top(dir) {
+            return self.list_buckets(buckets, fh, offset, reply);
+        }
+        let Some(fs) = self.near(dir) else { return reply.error(Errno::EBADF) };
+        let ino = Ino(dir.0);
+        let parent = self.tree.parent(&fs, ino);
         for (i, (dot, number)) in [(".", ino), ("..", parent)].into_iter().enumerate() {
             if offset <= i as u64 && reply.add(INodeNo(number.0), i as u64 + 1, FileType::Directory, dot) {
                 return reply.ok();
             }
         }
-        let fs = self.fs.clone();
-        let work = async move { fs.read_directory(Fh(fh.0), offset.saturating_sub(2)).await };
-        self.spawn("readdir", self.limit(), reply, work, move |fs, mut reply, batch: Batch| {
+        let work = move |fs: Arc<Fs>| async move { fs.read_directory(Fh(fh.0), offset.saturating_sub(2)).await };
+        self.spawn("readdir", self.limit(), dir, reply, work, move |fs, mut reply, batch: Batch| {
             for (i, item) in batch.items.iter().enumerate() {
                 let number = fs.ino_of_entry(ino, &item.name, item.kind);
                 let next = batch.offset + i as u64 + 3;
@@ -34,25 +38,28 @@ impl Adapter {
         });
     }
 
-    pub(super) fn list_plus(&self, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let ino = Ino(ino.0);
-        let parent = self.fs.parent(ino);
+    pub(super) fn list_plus(&self, dir: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        if let Some(buckets) = self.tree.top(dir) {
+            return self.list_buckets_plus(buckets, fh, offset, reply);
+        }
+        let Some(fs) = self.near(dir) else { return reply.error(Errno::EBADF) };
+        let ino = Ino(dir.0);
+        let parent = self.tree.parent(&fs, ino);
         for (i, (dot, number)) in [(".", ino), ("..", parent)].into_iter().enumerate() {
             if offset > i as u64 {
                 continue;
             }
             // The kernel takes no reference for these two, and no attributes either.
-            let attr = match self.fs.getattr_now(number) {
+            let attr = match fs.getattr_now(number) {
                 Some(Ok(e)) => to_attr(number, &e.attr),
-                _ => to_attr(number, &self.fs.blank_dir()),
+                _ => to_attr(number, &fs.blank_dir()),
             };
             if reply.add(INodeNo(number.0), i as u64 + 1, dot, &Duration::ZERO, &attr, Generation(0)) {
                 return reply.ok();
             }
         }
-        let fs = self.fs.clone();
-        let work = async move { fs.read_directory(Fh(fh.0), offset.saturating_sub(2)).await };
-        self.spawn("readdirplus", self.limit(), reply, work, move |fs, mut reply, batch: Batch| {
+        let work = move |fs: Arc<Fs>| async move { fs.read_directory(Fh(fh.0), offset.saturating_sub(2)).await };
+        self.spawn("readdirplus", self.limit(), dir, reply, work, move |fs, mut reply, batch: Batch| {
             for (i, item) in batch.items.iter().enumerate() {
                 let next = batch.offset + i as u64 + 3;
                 let Ok(e) = fs.entry_of_item(ino, item, batch.asked) else { continue };
@@ -67,9 +74,17 @@ impl Adapter {
     }
 
     pub(super) fn open_directory(&self, ino: INodeNo, reply: ReplyOpen) {
-        match self.inline("opendir", || Some(self.fs.opendir(Ino(ino.0)))) {
+        if let Some(buckets) = self.tree.top(ino) {
+            return self.open_buckets(buckets, reply);
+        }
+        match self.inline("opendir", || Some(self.near(ino)?.opendir(Ino(ino.0)))) {
             Some(Ok(fh)) => reply.opened(FileHandle(fh.0), FopenFlags::empty()),
-            None => reply.error(Errno::EIO),
+            None => {
+                let work = move |fs: Arc<Fs>| async move { fs.opendir(Ino(ino.0)) };
+                self.spawn("opendir", self.limit(), ino, reply, work, |_, reply, fh| {
+                    reply.opened(FileHandle(fh.0), FopenFlags::empty());
+                });
+            }
             Some(Err(e)) => {
                 log("opendir", &e);
                 reply.error(errno(&e));

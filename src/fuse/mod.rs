@@ -11,6 +11,9 @@ mod reply;
 pub mod session;
 pub mod target;
 mod through;
+mod top;
+mod tree;
 
 pub use adapter::Adapter;
 pub use reply::KernelNotifier;
+pub use tree::Tree;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, Notifier, ReplyAttr, ReplyCreate,
@@ -115,15 +115,19 @@ pub(super) fn reply_opened(reply: ReplyOpen, opened: Opened) {
 pub(super) fn reply_lookup(fs: &Fs, reply: ReplyEntry, lookup: Lookup) {
     match lookup {
         Lookup::Found(entry) => reply_entry(fs, reply, &entry),
-        Lookup::Absent(ttl) if ttl.is_zero() => reply.error(Errno::ENOENT),
-        Lookup::Absent(ttl) => {
-            // Inode 0 is a negative entry: the kernel remembers the absence.
-            let now = SystemTime::UNIX_EPOCH;
-            let attr =
-                Attr { kind: FileKind::File, size: 0, perm: 0, uid: 0, gid: 0, atime: now, mtime: now, ctime: now };
-            reply.entry(&ttl, &to_attr(Ino(0), &attr), Generation(0));
-        }
+        Lookup::Absent(ttl) => absent(reply, ttl),
     }
+}
+
+/// There is no such name, which is believed for `ttl`.
+pub(super) fn absent(reply: ReplyEntry, ttl: Duration) {
+    if ttl.is_zero() {
+        return reply.error(Errno::ENOENT);
+    }
+    // Inode 0 is a negative entry: the kernel remembers the absence.
+    let now = SystemTime::UNIX_EPOCH;
+    let attr = Attr { kind: FileKind::File, size: 0, perm: 0, uid: 0, gid: 0, atime: now, mtime: now, ctime: now };
+    reply.entry(&ttl, &to_attr(Ino(0), &attr), Generation(0));
 }
 
 pub(super) fn reply_sized(reply: ReplyXattr, size: u32, value: &[u8]) {

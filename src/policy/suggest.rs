@@ -157,6 +157,20 @@ impl SessionPolicy {
     pub fn json(self, bucket: &str, prefix: &str) -> String {
         json!({"Version": VERSION, "Statement": self.rights().statements(bucket, prefix)}).to_string()
     }
+
+    /// As [`SessionPolicy::json`] for every bucket: also to list them and, where a mount may write, to make and delete
+    /// some.
+    pub fn json_of_all(self) -> String {
+        let mut rights = self.rights();
+        match self {
+            SessionPolicy::All | SessionPolicy::Transfer | SessionPolicy::Multipart => {}
+            SessionPolicy::ReadOnly => rights.bucket.push("s3:ListAllMyBuckets"),
+            SessionPolicy::ReadWrite => {
+                rights.bucket.extend(["s3:ListAllMyBuckets", "s3:CreateBucket", "s3:DeleteBucket"]);
+            }
+        }
+        json!({"Version": VERSION, "Statement": rights.statements("*", "")}).to_string()
+    }
 }
 
 #[cfg(test)]
@@ -173,6 +187,14 @@ mod tests {
             assert!(text.contains("2012-10-17") && !text.contains(' '), "{text}");
             assert_eq!(SessionPolicy::from_name(policy.name()), Some(policy));
         }
+        for policy in SessionPolicy::ALL {
+            let text = policy.json_of_all();
+            assert!(text.chars().count() <= SESSION_MAX && text.contains("arn:aws:s3:::*/*"), "{text}");
+        }
+        let all = SessionPolicy::ReadOnly.json_of_all();
+        assert!(all.contains("arn:aws:s3:::*\"") && all.contains("ListAllMyBuckets") && !all.contains("Create"));
+        let all = SessionPolicy::ReadWrite.json_of_all();
+        assert!(all.contains("s3:CreateBucket") && all.contains("s3:DeleteBucket"), "{all}");
         let text = SessionPolicy::ReadOnly.json("b", "p/");
         assert!(text.contains("arn:aws:s3:::b\"") && text.contains("arn:aws:s3:::b/p/*") && !text.contains("Put"));
     }

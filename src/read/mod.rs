@@ -94,7 +94,7 @@ impl Default for ReadSettings {
     }
 }
 
-/// The engine, one per mount.
+/// The engine, one per bucket of a mount.
 pub struct Reads {
     s3: S3,
     cache: Arc<BlockCache>,
@@ -107,9 +107,9 @@ pub struct Reads {
     /// Blocks being read ahead: they cannot be reclaimed, so they may be only a part of the budget.
     ahead: Arc<Semaphore>,
     /// When each streaming reader was last active.
-    streams: Mutex<LruCache<u64, Instant>>,
-    next_reader: AtomicU64,
-    speed: Mutex<Speed>,
+    streams: Arc<Mutex<LruCache<u64, Instant>>>,
+    next_reader: Arc<AtomicU64>,
+    speed: Arc<Mutex<Speed>>,
     replies: Arc<Replies>,
     /// The random reads of the versions read last, by their tag.
     scatters: Mutex<LruCache<u64, Scatter>>,
@@ -131,13 +131,31 @@ impl Reads {
             gets: Arc::new(Semaphore::new(settings.max_gets.min(Semaphore::MAX_PERMITS))),
             whole_gets: Arc::new(Semaphore::new(settings.max_gets.div_ceil(2).min(Semaphore::MAX_PERMITS))),
             ahead: Arc::new(Semaphore::new(ahead)),
-            streams: Mutex::new(LruCache::new(STREAMS_MAX)),
-            next_reader: AtomicU64::new(1),
-            speed: Mutex::default(),
+            streams: Arc::new(Mutex::new(LruCache::new(STREAMS_MAX))),
+            next_reader: Arc::new(AtomicU64::new(1)),
+            speed: Arc::default(),
             replies: Arc::default(),
             scatters: Mutex::new(LruCache::new(STREAMS_MAX)),
             cache,
             settings,
+        })
+    }
+
+    /// The engine for another bucket, within the bounds of this one: what both have under way counts together.
+    pub fn beside(&self, s3: S3, cache: Arc<BlockCache>, disk: Option<Arc<DiskCache>>) -> Arc<Reads> {
+        Arc::new(Reads {
+            s3,
+            cache,
+            settings: ReadSettings { disk, ..self.settings.clone() },
+            runtime: self.runtime.clone(),
+            gets: self.gets.clone(),
+            whole_gets: self.whole_gets.clone(),
+            ahead: self.ahead.clone(),
+            streams: self.streams.clone(),
+            next_reader: self.next_reader.clone(),
+            speed: self.speed.clone(),
+            replies: self.replies.clone(),
+            scatters: Mutex::new(LruCache::new(STREAMS_MAX)),
         })
     }
 

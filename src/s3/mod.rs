@@ -164,6 +164,8 @@ struct Shared {
 struct Inner {
     shared: Arc<Shared>,
     bucket: String,
+    /// That there is no such bucket is an answer, and no failure.
+    may_be_missing: bool,
     place: RwLock<Place>,
     learned: Learned,
 }
@@ -234,23 +236,29 @@ impl S3 {
         };
         let region = shared.settings.region.clone();
         let bucket = shared.settings.bucket.clone();
-        Ok(S3::with(Arc::new(shared), bucket, region, endpoint))
+        Ok(S3::with(Arc::new(shared), bucket, false, region, endpoint))
     }
 
-    fn with(shared: Arc<Shared>, bucket: String, region: String, endpoint: Url) -> S3 {
+    fn with(shared: Arc<Shared>, bucket: String, may_be_missing: bool, region: String, endpoint: Url) -> S3 {
         let in_host = address::is_virtual(shared.settings.addressing, &endpoint, &bucket);
         let place = RwLock::new(Place { region, endpoint, in_host });
         let checksums = digest::Accepted::new(shared.settings.checksum);
         let learned = Learned { checksums, ..Learned::default() };
         learned.list_v1.store(shared.settings.list_version == ListVersion::V1, Ordering::Relaxed);
         learned.no_encoding.store(!shared.settings.list_encoding, Ordering::Relaxed);
-        S3(Arc::new(Inner { shared, bucket, place, learned }))
+        S3(Arc::new(Inner { shared, bucket, may_be_missing, place, learned }))
     }
 
     /// Another bucket over the same connections, limits and counters.
     pub fn for_bucket(&self, name: &str) -> S3 {
         let place = self.0.place.read().clone();
-        S3::with(self.0.shared.clone(), name.to_owned(), place.region, place.endpoint)
+        S3::with(self.0.shared.clone(), name.to_owned(), false, place.region, place.endpoint)
+    }
+
+    /// As [`S3::for_bucket`], to ask whether there is one: that it is missing is not counted as a failure.
+    pub fn for_bucket_if_any(&self, name: &str) -> S3 {
+        let place = self.0.place.read().clone();
+        S3::with(self.0.shared.clone(), name.to_owned(), true, place.region, place.endpoint)
     }
 
     pub fn bucket(&self) -> &str {

@@ -276,7 +276,9 @@ impl S3 {
             if !failure.is_transient() || retries >= shared.settings.retries || Instant::now() + wait >= deadline {
                 checksums.settle(&action.vouched, signing.checksum, repaired.checksum.take(), Some(&failure));
                 let error = failure.into_error(action.op, self.bucket(), action.key, attempts);
-                shared.counters.failed(&error);
+                if !(self.0.may_be_missing && error.kind() == Kind::NoBucket) {
+                    shared.counters.failed(&error);
+                }
                 tracing::debug!(op = action.op.name(), %error, "request failed");
                 return Err(error);
             }

@@ -77,7 +77,7 @@ struct Draft {
 
 impl Writer {
     fn journal(&self) -> Option<&Arc<Journal>> {
-        self.io.settings.journal.as_ref().filter(|_| self.io.settings.writeback)
+        if self.io.settings.writeback { self.io.open_journal() } else { None }
     }
 
     /// A file that a journal has, as it was acknowledged.
@@ -282,7 +282,7 @@ impl Writer {
 
     /// Brings the record in step after a commit. `durable`: waits until it is safe.
     pub(super) async fn settle_record(&self, durable: bool) {
-        let Some(journal) = self.io.settings.journal.clone() else { return };
+        let Some(journal) = self.io.journal().cloned() else { return };
         if self.state.lock().id.is_none() {
             return;
         }
@@ -334,7 +334,7 @@ impl Writer {
 
     /// The second half of [`Writer::unlink`]: not after a crash either.
     pub async fn forget(&self) {
-        let Some(journal) = self.io.settings.journal.clone() else { return };
+        let Some(journal) = self.io.journal().cloned() else { return };
         let held = self.io.patient("the journal", self.journaling.lock()).await;
         if let Err(e) = &held {
             tracing::error!("after a crash {:?} would be stored although it was deleted: {e}", self.key());
@@ -420,7 +420,7 @@ impl Writer {
         acked.attempts += 1;
         acked.state = if parked { PendingState::Parked } else { PendingState::Queued };
         acked.reason = Some(reason.clone());
-        if let Some(journal) = &self.io.settings.journal {
+        if let Some(journal) = self.io.journal() {
             journal.tried(id, acked.attempts, parked, reason);
         }
     }
@@ -500,7 +500,7 @@ impl Writer {
 impl Writes {
     /// The journal will not bring anything back that was stored before: what it was told of that is on the disk.
     pub async fn settled(&self) {
-        if let Some(journal) = self.settings.journal.as_ref().filter(|_| self.settings.writeback)
+        if let Some(journal) = self.journal().filter(|_| self.settings.writeback)
             && let Err(e) = journal.barrier().await
         {
             tracing::warn!("{e}");
@@ -509,7 +509,7 @@ impl Writes {
 
     /// With `writeback`, the journal remembers that the object of an unlinked name is to be deleted; its number there.
     pub async fn unlinked(&self, key: &Key, etag: &ETag, modified: Option<SystemTime>) -> Option<u64> {
-        let journal = self.settings.journal.as_ref().filter(|_| self.settings.writeback)?;
+        let journal = if self.settings.writeback { self.open_journal()? } else { return None };
         match journal.unlinked(key, etag, modified).await {
             Ok(id) => Some(id),
             Err(e) => {
@@ -521,7 +521,7 @@ impl Writes {
 
     /// It is deleted, or will not be.
     pub fn deleted(&self, id: u64) {
-        if let Some(journal) = &self.settings.journal {
+        if let Some(journal) = self.journal() {
             journal.deleted(id);
         }
     }

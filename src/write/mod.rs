@@ -12,8 +12,8 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -153,6 +153,23 @@ impl Default for WriteSettings {
     }
 }
 
+/// Opens a journal; `None` where none can be had. Blocks.
+pub type OpenJournal = Box<dyn Fn() -> Option<Arc<Journal>> + Send + Sync>;
+
+/// A journal that is opened when there is something to write down.
+struct LaterJournal {
+    open: OpenJournal,
+    opened: OnceLock<Option<Arc<Journal>>>,
+}
+
+/// The journal of a bucket that is written [beside](Writes::beside) others.
+pub enum Journaling {
+    None,
+    Open(Arc<Journal>),
+    /// Buckets that are only read need none: each costs a thread and some open files.
+    Later(OpenJournal),
+}
+
 /// What a successful commit made.
 #[derive(Clone, Debug)]
 pub struct Committed {
@@ -164,12 +181,13 @@ pub struct Committed {
     pub beside: bool,
 }
 
-/// The write engine: one per mount.
+/// The write engine: one per bucket of a mount.
 pub struct Writes {
     s3: S3,
     reads: Arc<Reads>,
     budget: Arc<Budget>,
     settings: WriteSettings,
+    later: Option<LaterJournal>,
     rooms: Rooms,
     /// Parts in flight.
     uploads: Arc<Semaphore>,
@@ -180,7 +198,7 @@ pub struct Writes {
     /// the same bytes, so there are only as many as fit into the budget together.
     gathers: Arc<Semaphore>,
     /// Requests finished so far: a wait goes on as long as this moves.
-    progress: AtomicU64,
+    progress: Arc<AtomicU64>,
     /// The store turned out to have no UploadPartCopy.
     no_part_copy: AtomicBool,
     /// Whether the bucket had versions when that was asked for, and whether it was seen to have them.
@@ -203,10 +221,11 @@ impl Writes {
             reads,
             budget,
             settings,
+            later: None,
             uploads: Arc::new(Semaphore::new(uploads)),
             small: Arc::new(Semaphore::new(uploads.saturating_mul(SMALL_FACTOR).min(Semaphore::MAX_PERMITS))),
             gathers: Arc::new(Semaphore::new(gathers)),
-            progress: AtomicU64::new(0),
+            progress: Arc::default(),
             no_part_copy: AtomicBool::new(false),
             has_versions: OnceCell::new(),
             saw_versions: AtomicBool::new(false),
@@ -215,8 +234,49 @@ impl Writes {
         })
     }
 
+    /// The engine for another bucket, within the bounds of this one: memory and uploads of both count together.
+    /// Without a journal nothing is acknowledged before it is stored.
+    pub fn beside(&self, s3: S3, reads: Arc<Reads>, journaling: Journaling) -> Arc<Writes> {
+        let (journal, later) = match journaling {
+            Journaling::None => (None, None),
+            Journaling::Open(journal) => (Some(journal), None),
+            Journaling::Later(open) => (None, Some(LaterJournal { open, opened: OnceLock::new() })),
+        };
+        Arc::new(Writes {
+            s3,
+            reads,
+            budget: self.budget.clone(),
+            settings: WriteSettings { journal, ..self.settings.clone() },
+            later,
+            rooms: self.rooms.clone(),
+            uploads: self.uploads.clone(),
+            small: self.small.clone(),
+            gathers: self.gathers.clone(),
+            progress: self.progress.clone(),
+            no_part_copy: AtomicBool::new(false),
+            has_versions: OnceCell::new(),
+            saw_versions: AtomicBool::new(false),
+            tasks: TaskTracker::new(),
+            runtime: self.runtime.clone(),
+        })
+    }
+
     pub fn settings(&self) -> &WriteSettings {
         &self.settings
+    }
+
+    /// The journal, if it is open.
+    fn journal(&self) -> Option<&Arc<Journal>> {
+        self.settings.journal.as_ref().or_else(|| self.later.as_ref()?.opened.get()?.as_ref())
+    }
+
+    /// The journal, to write to. The first time may take as long as the disk does.
+    pub fn open_journal(&self) -> Option<&Arc<Journal>> {
+        let Some(later) = &self.later else { return self.settings.journal.as_ref() };
+        if later.opened.get().is_none() {
+            tokio::task::block_in_place(|| later.opened.get_or_init(|| (later.open)()));
+        }
+        later.opened.get()?.as_ref()
     }
 
     /// The limits as set, less what the store turned out to lack.

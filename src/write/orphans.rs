@@ -24,7 +24,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(300);
 impl Writes {
     /// Begins an upload that the journal knows of: its id, and what [`Writes::upload_ended`] wants.
     pub async fn create_upload(&self, key: &Key, object: &NewObject) -> Result<(String, Option<u64>)> {
-        let Some(journal) = &self.settings.journal else {
+        let Some(journal) = self.open_journal() else {
             return Ok((self.s3.create_upload(key, object).await?, None));
         };
         // Without a note an upload may be left behind one day; that is no reason not to write today.
@@ -43,7 +43,7 @@ impl Writes {
 
     /// The upload is complete or aborted.
     pub fn upload_ended(&self, token: Option<u64>) {
-        if let (Some(journal), Some(token)) = (&self.settings.journal, token) {
+        if let (Some(journal), Some(token)) = (self.journal(), token) {
             journal.upload_ended(token);
         }
     }
@@ -88,7 +88,7 @@ impl Writes {
         let all = self.s3.list_uploads(key.as_str()).await?;
         // Looked at after the store's answer: what this mount began meanwhile is not an orphan. Other notes without an
         // id are not waited for, as they would wait for this one.
-        let (known, creating) = match &self.settings.journal {
+        let (known, creating) = match self.journal() {
             Some(journal) => journal.uploads_of(key, former),
             None => Default::default(),
         };

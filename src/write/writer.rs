@@ -504,7 +504,7 @@ impl Writer {
             let condition = (std::mem::take(&mut s.condition), std::mem::take(&mut s.replaces));
             (std::mem::replace(&mut s.key, key.clone()), condition, s.id)
         };
-        let Some((journal, id)) = self.io.settings.journal.as_ref().zip(id) else { return Ok(()) };
+        let Some((journal, id)) = self.io.journal().zip(id) else { return Ok(()) };
         let written = journal.rekey(id, &key).await;
         if written.is_err() {
             let mut s = self.state.lock();

@@ -147,6 +147,8 @@ pub struct TestServer {
     pub region: String,
     pub bucket: String,
     embedded: Option<xosfs::demo::Server>,
+    /// Further buckets of the test.
+    others: Mutex<Vec<String>>,
 }
 
 impl TestServer {
@@ -168,6 +170,7 @@ impl TestServer {
             region: region.into(),
             bucket,
             embedded: None,
+            others: Mutex::default(),
         };
         server.rclone(&["mkdir", &server.remote("")]);
         server
@@ -187,7 +190,23 @@ impl TestServer {
             region: "us-east-1".into(),
             bucket,
             embedded: Some(server),
+            others: Mutex::default(),
         }
+    }
+
+    /// The name of a further bucket of the test, which need not exist.
+    pub fn name_of(&self, suffix: &str) -> String {
+        let name = format!("{}-{suffix}", self.bucket);
+        self.others.lock().unwrap().push(name.clone());
+        name
+    }
+
+    /// A further bucket.
+    #[track_caller]
+    pub fn another(&self, suffix: &str) -> String {
+        let name = self.name_of(suffix);
+        self.rclone(&["mkdir", &format!("store:{name}")]);
+        name
     }
 
     /// The embedded server, for its knobs and its log; `None` when the tests run on a real one.
@@ -318,6 +337,16 @@ impl Drop for TestServer {
         if self.embedded.is_some() {
             return;
         }
+        let others = std::mem::take(&mut *self.others.lock().unwrap());
+        for bucket in others.iter().chain([&self.bucket]) {
+            self.remove_bucket(bucket);
+        }
+    }
+}
+
+impl TestServer {
+    /// With everything in it; it may be gone.
+    fn remove_bucket(&self, bucket: &str) {
         // Not rclone: it does not see the markers of directories, and a bucket that has some cannot be deleted.
         let host = self.endpoint.split_once("://").map_or(&*self.endpoint, |(_, host)| host);
         let ssl = if self.endpoint.starts_with("https") { "--ssl" } else { "--no-ssl" };
@@ -337,13 +366,16 @@ impl Drop for TestServer {
             "--host-bucket",
             host,
         ]);
-        c.args(["--region", &self.region, "rb", "--recursive", "--force", &format!("s3://{}", self.bucket)]);
+        c.args(["--region", &self.region, "rb", "--recursive", "--force", &format!("s3://{bucket}")]);
         match c.output() {
             Ok(output) if output.status.success() => {}
             Ok(output) => {
-                eprintln!("bucket {} is left behind: {}", self.bucket, String::from_utf8_lossy(&output.stderr))
+                let error = String::from_utf8_lossy(&output.stderr);
+                if !error.contains("NoSuchBucket") {
+                    eprintln!("bucket {bucket} is left behind: {error}");
+                }
             }
-            Err(e) => eprintln!("bucket {} is left behind: s3cmd: {e}", self.bucket),
+            Err(e) => eprintln!("bucket {bucket} is left behind: s3cmd: {e}"),
         }
     }
 }

@@ -18,6 +18,7 @@ use rows::{Row, SERVERS, Table};
 
 /// Tests that go through the file system: its operations, most of them on a real mount.
 const FILE_SYSTEM: &[&str] = &[
+    "all_buckets",
     "cli",
     "cli_server",
     "conformance",

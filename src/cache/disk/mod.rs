@@ -138,9 +138,21 @@ struct Inner {
     logged: Mutex<Option<Instant>>,
 }
 
-/// The disk cache of a mount. Its threads end when it is dropped.
+/// The disk cache of a bucket. Its threads end when the last one that [shares](DiskCache::beside) them is dropped.
 pub struct DiskCache {
     inner: Arc<Inner>,
+    /// As [`DiskSettings::store`].
+    store: String,
+    threads: Arc<Threads>,
+}
+
+struct Threads(Arc<Inner>);
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.0.queue.stop();
+        self.0.sweeper.stop();
+    }
 }
 
 impl DiskCache {
@@ -175,12 +187,18 @@ impl DiskCache {
         });
         writer::spawn(&inner)?;
         sweep::spawn(&inner)?;
-        Ok(Arc::new(DiskCache { inner }))
+        let (store, threads) = (inner.settings.store.clone(), Arc::new(Threads(inner.clone())));
+        Ok(Arc::new(DiskCache { inner, store, threads }))
+    }
+
+    /// The same directory, bounds and figures for another bucket, which `store` names.
+    pub fn beside(&self, store: String) -> Arc<DiskCache> {
+        Arc::new(DiskCache { inner: self.inner.clone(), store, threads: self.threads.clone() })
     }
 
     /// How the disk knows an object of `size` bytes. `None`: it is not kept.
     pub fn version(&self, id: &ObjectId, size: u64) -> Option<Arc<Version>> {
-        Version::of(&self.inner.settings.store, id, size)
+        Version::of(&self.store, id, size)
     }
 
     /// Whether it is worth looking for. Without input and output.
@@ -258,7 +276,7 @@ impl DiskCache {
 
     /// A version that is being made, part by part. `None` while nothing can be written.
     pub fn upload(&self) -> Option<Upload> {
-        self.inner.may_write().then(|| Upload::new(&self.inner))
+        self.inner.may_write().then(|| Upload::new(&self.inner, &self.store))
     }
 
     /// This version is gone from the store.
@@ -324,13 +342,6 @@ impl DiskCache {
             through: of(&c.through),
             trouble: self.inner.health.lock().trouble.clone(),
         }
-    }
-}
-
-impl Drop for DiskCache {
-    fn drop(&mut self) {
-        self.inner.queue.stop();
-        self.inner.sweeper.stop();
     }
 }
 

@@ -159,14 +159,16 @@ struct UploadState {
 /// An object that is being uploaded, on its way into the cache. Dropped before it arrived, it is gone.
 pub struct Upload {
     inner: Weak<Inner>,
+    /// As [`super::DiskSettings::store`].
+    store: String,
     state: Arc<UploadState>,
     done: bool,
 }
 
 impl Upload {
-    pub(super) fn new(inner: &Arc<Inner>) -> Upload {
+    pub(super) fn new(inner: &Arc<Inner>, store: &str) -> Upload {
         let state = Arc::new(UploadState { file: Mutex::default() });
-        Upload { inner: Arc::downgrade(inner), state, done: false }
+        Upload { inner: Arc::downgrade(inner), store: store.to_owned(), state, done: false }
     }
 
     /// Bytes of the object from `offset` on: the whole blocks among them are kept, and what is behind the last of them
@@ -213,7 +215,7 @@ impl Upload {
     pub fn arrived(mut self, id: &ObjectId, size: u64) {
         self.done = true;
         let Some(inner) = self.inner.upgrade() else { return };
-        let version = Version::of(&inner.settings.store, id, size);
+        let version = Version::of(&self.store, id, size);
         inner.queue.push(0, Item::Arrived(self.state.clone(), version));
     }
 }
