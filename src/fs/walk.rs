@@ -13,14 +13,17 @@ use super::known::Item;
 use crate::key::Name;
 
 /// Entries that are looked at before and after the file that is opened.
-pub const BEFORE: usize = 64;
-pub const AFTER: usize = 96;
+pub const BEFORE: usize = 128;
+pub const AFTER: usize = 160;
 /// Most files fetched ahead of one walk.
 pub const WINDOW: usize = 32;
-/// Files between one open and the next that still are one walk.
-const FAR: usize = 24;
-/// Entries behind the furthest open at which a fetched file counts as passed over.
+/// Files between one open and the next that still are one walk: eight readers of which one is ten files ahead.
+const FAR: usize = 96;
+/// Entries behind the furthest open at which a fetched file counts as passed over: by one reader, and by several.
 const PASSED: usize = 16;
+const PASSED_BY_MANY: usize = 112;
+/// Of the last 64 files, so many opened are several readers.
+const MANY: u32 = 24;
 /// What a file fetched in vain takes from the credit, and how far that goes up and down.
 const PRICE: i32 = 4;
 const CREDIT: std::ops::RangeInclusive<i32> = -32..=16;
@@ -41,7 +44,7 @@ pub struct Walk {
     /// The furthest file opened.
     furthest: Option<Name>,
     /// Bit n: the n-th file before the furthest was opened.
-    seen: u32,
+    seen: u128,
     /// Files to have on their way.
     window: usize,
     /// Fetched and not opened so far, in order.
@@ -84,7 +87,7 @@ impl Walk {
         let was = self.furthest.as_ref().map(|f| place(items, f));
         let furthest = match was {
             None => {
-                self.seen = if goes_on { u32::MAX } else { 1 };
+                self.seen = if goes_on { u128::MAX } else { 1 };
                 at
             }
             Some(None) => self.jump(at),
@@ -108,7 +111,7 @@ impl Walk {
         }
         self.pass_over(items, furthest);
         // Several readers leave holes that they fill a moment later: a walk under way needs less than a new one.
-        let starts = (self.seen & 0xf).count_ones() >= 3;
+        let starts = (self.seen & 0xf).count_ones() >= 3 || self.is_shared();
         if !starts && (self.window == 0 || (self.seen & 0xff).count_ones() < 4) {
             self.window = 0;
             return;
@@ -142,8 +145,14 @@ impl Walk {
         at
     }
 
+    /// Whether several readers leave holes behind the furthest of them.
+    fn is_shared(&self) -> bool {
+        (self.seen as u64).count_ones() >= MANY
+    }
+
     fn pass_over(&mut self, items: &[Arc<Item>], furthest: usize) {
-        let passed = |n: &Name| place(items, n).is_none_or(|i| i + PASSED < furthest);
+        let behind = if self.is_shared() { PASSED_BY_MANY } else { PASSED };
+        let passed = |n: &Name| place(items, n).is_none_or(|i| i + behind < furthest);
         let vain = self.ahead.iter().take_while(|n| passed(n)).count();
         self.ahead.drain(..vain);
         self.pay(vain);
@@ -238,6 +247,31 @@ mod tests {
         once.dedup();
         assert_eq!(once.len(), fetched.len());
         assert!(fetched.len() > 950, "{}", fetched.len());
+    }
+
+    /// Eight readers, each with every eighth file, that get along at different speeds.
+    #[test]
+    fn readers_that_drift_apart_are_one_walk() {
+        for seed in 1..=20_u64 {
+            let (all, mut walk) = (listing(1000), Walk::default());
+            let (mut x, mut next) = (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1, [0, 1, 2, 3, 4, 5, 6, 7]);
+            let (mut fetched, mut hits) = (Vec::new(), 0);
+            while let Some(least) = next.iter().copied().filter(|n| *n < 1000).min() {
+                x ^= x << 13;
+                x ^= x >> 7;
+                x ^= x << 17;
+                let reader = (x >> 20) as usize % 8;
+                let n = next[reader];
+                // None is ten files ahead of the last.
+                if n >= 1000 || n > least + 80 {
+                    continue;
+                }
+                next[reader] += 8;
+                hits += usize::from(fetched.contains(&n));
+                fetched.extend(open(&mut walk, &all, n));
+            }
+            assert!(hits > 700, "seed {seed}: {hits} of 1000 were here");
+        }
     }
 
     #[test]

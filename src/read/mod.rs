@@ -439,9 +439,10 @@ impl Reads {
         streams.len().max(1)
     }
 
-    /// Whether an object of `size` bytes may be in memory as a whole.
+    /// Whether an object of `size` bytes may be in memory as a whole, or on the disk.
     fn fits(&self, size: u64) -> bool {
-        self.settings.max_readahead > 0 && size <= (self.cache.budget().limit() / 2) as u64
+        let on_disk = || self.settings.disk.as_ref().is_some_and(|disk| disk.keeps(size));
+        self.settings.max_readahead > 0 && (size <= (self.cache.budget().limit() / 2) as u64 || on_disk())
     }
 
     /// Bytes to fetch after what a random read misses.

@@ -270,6 +270,36 @@ async fn two_daemons_share_a_directory() {
 }
 
 /// Reads until the disk has it all.
+/// A random reader that goes on and on, all over an object that fits on the disk and not into memory, gets all of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_all_over_is_brought_to_the_disk() {
+    let w = world().await;
+    let size = 160 * MIB;
+    w.server.knobs().set(|b| b.latency = Duration::from_millis(20));
+    let (side, object) = (w.side(), w.synthetic("k", size).await);
+    let reader = side.reads.reader(object.clone());
+    let mut x = 42_u64;
+    let mut somewhere = async || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        let at = (x >> 8) % (size / 4096) * 4096;
+        let data = reader.read(at, 4096).await.unwrap();
+        assert!(data == demo::synthetic("k", at..at + 4096), "bytes at {at}");
+    };
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while side.disk.stats().bytes < size {
+        assert!(tokio::time::Instant::now() < deadline, "{:?}", side.disk.stats());
+        somewhere().await;
+    }
+    side.settle().await;
+    w.server.clear_log();
+    for _ in 0..500 {
+        somewhere().await;
+    }
+    assert_eq!(w.fetched(), 0);
+}
+
 async fn eventually_kept(world: &World, side: &Side, object: &Object) {
     let deadline = tokio::time::Instant::now() + SOON;
     loop {

@@ -315,6 +315,11 @@ impl DiskCache {
         }
     }
 
+    /// Whether an object of `size` bytes is kept as a whole.
+    pub fn keeps(&self, size: u64) -> bool {
+        size <= self.inner.whole_max()
+    }
+
     /// The kernel reads an opened file from here.
     pub fn note_through(&self) {
         self.inner.counters.through.fetch_add(1, Ordering::Relaxed);
