@@ -194,8 +194,10 @@ impl Fs {
             handles: Handles::default(),
             listings: Listings::new(settings.metadata_ttl, settings.negative_ttl, reads.cache().budget().clone()),
             _names: {
-                let counted = settings.remembered.saturating_sub(settings.remembered_free);
-                reads.cache().budget().spare_lease(counted * NAME_BYTES)
+                let (budget, counted) =
+                    (reads.cache().budget(), settings.remembered.saturating_sub(settings.remembered_free));
+                // Whatever the settings say: the rest of a small budget is for bytes.
+                budget.spare_lease(counted.saturating_mul(NAME_BYTES).min(budget.limit() / 8))
             },
             graves: graves::Graves::default(),
             deletes_allowed: AtomicBool::new(false),
