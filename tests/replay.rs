@@ -170,3 +170,35 @@ fn after_a_crash_in_a_rename_nothing_waits_for_what_was_replaced() {
     assert_eq!(w.get("name").unwrap(), "ours");
     assert_eq!(w.get("new").unwrap(), "ours", "the rename has not ended");
 }
+
+/// The upload had arrived when the daemon was killed, and the next thing that needs it is not the background.
+// R85 R89
+#[test]
+fn after_a_crash_what_was_stored_already_is_no_conflict_for_a_rename_or_fsync_either() {
+    for renamed in [false, true] {
+        let w = world();
+        let d = w.start();
+        w.no_store();
+        let fh = d.open("f", libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL).unwrap();
+        d.put(fh, 0, b"ours");
+        d.close(fh).unwrap();
+        let before = w.snapshot();
+        w.store_again();
+        d.settles();
+        assert_eq!(w.get("f").unwrap(), "ours");
+        d.kill();
+        let d = w.start_with(&before, "writeback");
+        if renamed {
+            d.rename("f", "g").unwrap();
+            assert_eq!(d.read("g"), b"ours");
+        } else {
+            let fh = d.open("f", libc::O_RDWR).unwrap();
+            d.put(fh, 4, b" and more");
+            d.block(d.fs.fsync(fh)).unwrap();
+            d.close(fh).unwrap();
+            assert_eq!(w.get("f").unwrap(), "ours and more");
+        }
+        d.settles();
+        assert_eq!(w.server.store().list(BUCKET, ""), [if renamed { "g" } else { "f" }]);
+    }
+}

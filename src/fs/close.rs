@@ -38,6 +38,11 @@ impl Fs {
             let attr = inode.state.lock().attr.clone();
             writer.edit_object(&mut |o| attr.store(&mut o.headers.metadata));
         }
+        if writer.is_recovered()
+            && let Some(committed) = self.commit_acknowledged(inode, &writer).await?
+        {
+            self.committed(inode, &writer, committed);
+        }
         let done = writer.commit().await;
         self.catch_up(inode, &writer);
         match done {

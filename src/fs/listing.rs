@@ -524,8 +524,8 @@ impl Fs {
             }
             let state = inode.state.lock();
             let newer = state.changed.is_some_and(|c| c >= s.asked);
-            let pending = state.writer.as_ref().is_some_and(|w| w.backlog().is_some());
-            if !state.stored || newer || pending {
+            // As for look-ups. What a commit has stored a moment ago is not said to be newer yet, and has its writer still.
+            if !state.stored || newer || state.writer.is_some() {
                 let attr = state.current();
                 // A directory that is not stored shows only if it was emptied or made here.
                 if attr.kind == FileKind::Dir && !newer && !self.is_kept(dir, &name) {

@@ -116,7 +116,7 @@ impl Fs {
     }
 
     /// Stores what was acknowledged, and nothing that was written since.
-    async fn commit_acknowledged(
+    pub(super) async fn commit_acknowledged(
         self: &Arc<Self>,
         inode: &Arc<Inode>,
         writer: &Arc<Writer>,

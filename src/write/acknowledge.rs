@@ -122,6 +122,7 @@ impl Writer {
             unlinked: false,
             running: None,
             acked: Some(acked),
+            recovered: true,
             id: Some(live.id),
             serial: last + 2,
             ended: 0,
@@ -475,9 +476,16 @@ impl Writer {
         };
         let done = running.end(done, false, false);
         if done.is_ok() {
+            self.state.lock().recovered = false;
             self.settle_record(false).await;
         }
         done.map(Some)
+    }
+
+    /// Whether it comes from a former mount, of which nobody knows what it had stored. A commit of what was acknowledged
+    /// finds out; one of what was written since could not.
+    pub fn is_recovered(&self) -> bool {
+        self.state.lock().recovered
     }
 
     fn freeze_acknowledged(&self) -> Result<Option<commit::Job>> {

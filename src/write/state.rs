@@ -56,6 +56,8 @@ pub(super) struct State {
     pub(super) running: Option<Frozen>,
     /// What the journal has and the store has not.
     pub(super) acked: Option<Acknowledged>,
+    /// It comes from the journal of a former mount, and no commit has succeeded since.
+    pub(super) recovered: bool,
     /// The journal's number of this file, once it has a record.
     pub(super) id: Option<u64>,
     /// Number of the next layer.

@@ -90,6 +90,7 @@ impl Writer {
             ended: 0,
             last_frozen: 0,
             acked: None,
+            recovered: false,
             id: None,
             serial: 1,
             base,

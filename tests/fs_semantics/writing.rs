@@ -193,3 +193,20 @@ async fn a_file_opened_while_its_attributes_are_being_copied_keeps_what_is_writt
     assert_eq!(w.get("f").unwrap(), "new content");
     assert_eq!(m.read("f").await.unwrap(), "new content");
 }
+
+/// As a look-up does: what is being written is there, whatever a listing says.
+// R5
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_shows_what_is_open_for_writing() {
+    let w = world();
+    w.put("d/f", "x");
+    w.put("d/g", "x");
+    let m = w.mount_with("metadata_ttl=0");
+    let fh = m.open("d/f", read_write()).await.unwrap().fh;
+    w.server.store().delete(BUCKET, "d/f");
+    assert!(m.find("d/f").await.unwrap().is_some());
+    let mut names = m.ls("d").await;
+    names.sort();
+    assert_eq!(names, ["f", "g"]);
+    m.close(fh).await.unwrap();
+}
