@@ -169,10 +169,10 @@ impl Reads {
         (size / BLOCK * BLOCK).max(BLOCK) as u64
     }
 
-    /// Bytes that are worth reading ahead of one stream: stores that limit the speed of a connection want many of them,
-    /// and where a few fill the line more would only fill the memory.
-    fn useful_window(&self) -> u64 {
-        let connections = self.speed.lock().connections(self.settings.max_gets as u64);
+    /// Bytes that are worth reading ahead of one of so many streams: stores that limit the speed of a connection want many
+    /// of them, and where a few fill the line more would only fill the memory.
+    fn useful_window(&self, streams: usize) -> u64 {
+        let connections = self.speed.lock().connections(self.settings.max_gets as u64, streams as u64);
         connections.max(1) * self.get_size()
     }
 

@@ -244,8 +244,9 @@ impl Inner {
         if access.is_some_and(|a| !a.streaming) || self.reads.settings.max_readahead == 0 {
             return None;
         }
-        let share = self.reads.cache.budget().limit() / 3 / self.reads.streaming(self.number);
-        let window = (self.reads.settings.max_readahead.min(share) as u64).min(self.reads.useful_window());
+        let streams = self.reads.streaming(self.number);
+        let share = self.reads.cache.budget().limit() / 3 / streams;
+        let window = (self.reads.settings.max_readahead.min(share) as u64).min(self.reads.useful_window(streams));
         let bounds = Bounds { size: self.object.size, window, get: self.reads.get_size() };
         match access {
             Some(access) => pattern.wish(access, bounds),

@@ -24,7 +24,7 @@ const SPEED_UNKNOWN: f64 = 50e6;
 const SPEED_MAX: f64 = 1e9;
 /// Connections whose speed adds up: more of them often share the line.
 const CONNECTIONS: u64 = 8;
-/// Bytes per second that one stream of reads can take, and connections that it gets in any case.
+/// Bytes per second that programs can take, and connections that a stream of theirs gets in any case.
 const STREAM_MAX: f64 = 1e9;
 const STREAM_CONNECTIONS: u64 = 4;
 
@@ -51,9 +51,10 @@ impl Speed {
         (self.bytes / self.seconds.max(1e-9)).min(SPEED_MAX)
     }
 
-    /// Connections that one stream of reads can make use of, `most` at most.
-    pub fn connections(&self, most: u64) -> u64 {
-        ((STREAM_MAX / self.connection()).ceil() as u64).max(STREAM_CONNECTIONS).min(most)
+    /// Connections that one of so many streams of reads can make use of, `most` at most.
+    pub fn connections(&self, most: u64, streams: u64) -> u64 {
+        let all = (STREAM_MAX / self.connection()).ceil() as u64;
+        (all / streams.max(1)).max(STREAM_CONNECTIONS).min(most)
     }
 
     /// What fetching `size` bytes costs with GETs of `get` bytes.
@@ -125,10 +126,11 @@ mod tests {
 
     #[test]
     fn slow_connections_are_used_in_numbers() {
-        assert_eq!(speed(1_000_000_000).connections(16), 4);
-        assert_eq!(speed(90_000_000).connections(16), 12);
-        assert_eq!(speed(1_000_000).connections(16), 16);
-        assert_eq!(speed(1_000_000_000).connections(2), 2);
+        assert_eq!(speed(1_000_000_000).connections(16, 1), 4);
+        assert_eq!(speed(90_000_000).connections(16, 1), 12);
+        assert_eq!(speed(1_000_000).connections(16, 1), 16);
+        assert_eq!(speed(1_000_000_000).connections(2, 1), 2);
+        assert_eq!((speed(90_000_000).connections(16, 2), speed(90_000_000).connections(16, 4)), (6, 4));
     }
 
     #[test]
