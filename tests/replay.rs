@@ -202,3 +202,25 @@ fn after_a_crash_what_was_stored_already_is_no_conflict_for_a_rename_or_fsync_ei
         assert_eq!(w.server.store().list(BUCKET, ""), [if renamed { "g" } else { "f" }]);
     }
 }
+
+/// A change whose upload had arrived: the version it is a change of is not there any more.
+// R85
+#[test]
+fn after_a_crash_a_changed_file_is_read_at_once() {
+    let w = world();
+    w.server.store().put(BUCKET, "f", "0123456789");
+    let d = w.start();
+    w.no_store();
+    let fh = d.open("f", libc::O_RDWR).unwrap();
+    d.put(fh, 10, b" and more");
+    d.close(fh).unwrap();
+    let before = w.snapshot();
+    w.store_again();
+    d.settles();
+    assert_eq!(w.get("f").unwrap(), "0123456789 and more");
+    d.kill();
+    let d = w.start_with(&before, "writeback");
+    assert_eq!(d.read("f"), b"0123456789 and more");
+    d.settles();
+    assert_eq!(w.get("f").unwrap(), "0123456789 and more");
+}

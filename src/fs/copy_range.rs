@@ -68,6 +68,11 @@ impl Fs {
             };
             match step.await {
                 Ok(0) => break,
+                // The end as it was: within one file, what is written moves it.
+                Ok(copied) if copied < want => {
+                    done += copied as u64;
+                    break;
+                }
                 Ok(copied) => done += copied as u64,
                 Err(e) if done == 0 => return Err(e),
                 Err(_) => break,

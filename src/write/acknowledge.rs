@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
@@ -480,6 +480,21 @@ impl Writer {
             self.settle_record(false).await;
         }
         done.map(Some)
+    }
+
+    /// Waits, for as long as a request may take, for the commit that tells what a former mount had stored. It was begun
+    /// when this one came.
+    pub(super) async fn find_out(&self, base: &Option<Object>) {
+        const LOOK: Duration = Duration::from_millis(20);
+        let unknown = || {
+            let s = self.state.lock();
+            let waits = s.acked.as_ref().is_some_and(|a| a.state != PendingState::Parked);
+            s.recovered && waits && s.base == *base
+        };
+        let end = tokio::time::Instant::now() + self.io.settings.patience;
+        while unknown() && tokio::time::Instant::now() < end {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Whether it comes from a former mount, of which nobody knows what it had stored. A commit of what was acknowledged

@@ -243,6 +243,9 @@ impl Writer {
         if running && self.base() == *base {
             let _ended = self.io.patient("the commit that is under way", self.committing.lock()).await?;
         }
+        if self.base() == *base && self.is_recovered() {
+            self.find_out(base).await;
+        }
         if self.base() != *base {
             return Ok(());
         }

@@ -210,3 +210,15 @@ async fn a_listing_shows_what_is_open_for_writing() {
     assert_eq!(names, ["f", "g"]);
     m.close(fh).await.unwrap();
 }
+
+// R5
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_within_a_file_ends_where_the_file_ended() {
+    let w = world();
+    w.put("f", "x".repeat(100));
+    let m = w.mount();
+    let fh = m.open("f", read_write()).await.unwrap().fh;
+    assert_eq!(m.copy_range((fh, 60), (fh, 110), 60).await.unwrap(), 40);
+    m.close(fh).await.unwrap();
+    assert_eq!(w.get("f").unwrap(), format!("{}{}{}", "x".repeat(100), "\0".repeat(10), "x".repeat(40)));
+}
