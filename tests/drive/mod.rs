@@ -175,7 +175,8 @@ impl Drive for Directory {
             let (from, to) = (file_of(from).as_raw_fd(), file_of(to).as_raw_fd());
             // SAFETY: two open descriptors and two positions of our own.
             match unsafe { libc::copy_file_range(from, &mut at, to, &mut to_at, len - done, 0) } {
-                0 => break,
+                // A short one is the end of the source, which a copy within the file moves.
+                n if (0..(len - done) as isize).contains(&n) => return Ok(done + n as usize),
                 n if n > 0 => done += n as usize,
                 _ => return Err(code(std::io::Error::last_os_error())),
             }
@@ -429,7 +430,7 @@ impl Drive for Library {
         while done < len {
             let (from, to) = ((fh(from), at + done as u64), (fh(to), to_at + done as u64));
             match self.run("copy_file_range", self.fs.copy_range(from, to, (len - done) as u64))? {
-                0 => break,
+                n if n < (len - done) as u64 => return Ok(done + n as usize),
                 n => done += n as usize,
             }
         }
