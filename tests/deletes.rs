@@ -124,6 +124,22 @@ fn a_late_delete_takes_no_other_object() {
     }
 }
 
+/// Somebody waits for a delete while the task in the background has nothing left to take, and is told that it failed.
+// R125
+#[test]
+fn a_delete_that_failed_for_somebody_is_tried_again() {
+    let w = filled(2);
+    let d = daemon_that_may_delete(&w);
+    no_deletes(&w);
+    // Long enough for the task to look while the answer is on its way.
+    w.server.knobs().set(|b| b.latency = std::time::Duration::from_millis(300));
+    d.unlink("f0000").unwrap();
+    assert_eq!(d.block(d.fs.sync_dir(ROOT)).unwrap_err().kind(), Kind::Unavailable);
+    w.server.knobs().set(|b| b.latency = std::time::Duration::ZERO);
+    w.store_again();
+    eventually_deleted(&w, &["f0001"]);
+}
+
 // R51, R125
 #[test]
 fn a_name_that_is_used_again_is_not_deleted() {
@@ -226,7 +242,8 @@ fn the_end_of_a_mount_deletes_or_names_what_is_left() {
     d.unlink("f0000").unwrap();
     let left = d.block(d.fs.drain(std::time::Duration::from_secs(2)));
     assert_eq!(left.len(), 1, "{left:?}");
-    assert!(left[0].0 == "f0000" && left[0].1.to_string().contains("next mount"), "{left:?}");
+    let why = left[0].1.to_string();
+    assert!(left[0].0 == "f0000" && why.contains("next mount") && why.contains("SlowDown"), "{left:?}");
     w.store_again();
     let d = w.restart(d);
     eventually_deleted(&w, &["f0001"]);

@@ -224,3 +224,21 @@ fn after_a_crash_a_changed_file_is_read_at_once() {
     d.settles();
     assert_eq!(w.get("f").unwrap(), "0123456789 and more");
 }
+
+// R17, R88
+#[test]
+fn a_truncate_by_path_is_journalled_although_the_release_is_late() {
+    let w = world();
+    let d = w.start();
+    w.no_store();
+    let fh = d.open("f", libc::O_RDWR).unwrap();
+    d.put(fh, 0, b"content");
+    d.flush(fh).unwrap();
+    let cut = xosfs::fs::setattr::Change { size: Some(3), ..Default::default() };
+    d.block(d.fs.setattr(d.find("f").unwrap(), None, cut)).unwrap();
+    let d = w.restart(d);
+    assert_eq!(d.read("f"), b"con");
+    w.store_again();
+    d.block(d.fs.flush_all(PATIENCE));
+    assert_eq!(w.get("f").unwrap(), "con");
+}

@@ -12,11 +12,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
-use tracing::{debug, error};
+use tracing::{debug, error, info, warn};
 
 use super::Fs;
 use super::graves::{Due, Which};
@@ -49,7 +49,7 @@ impl Fs {
         let Some(etag) = etag else { return false };
         let Some(id) = self.writes.unlinked(key, &etag, modified).await else { return false };
         let at = SystemTime::now();
-        let due = Due { id, etag, modified, at, place: Some((parent, name.clone())), old: false };
+        let due = Due { id, etag, modified, at, place: Some((parent, name.clone())), old: false, last: None };
         if self.graves.dig_due(key.clone(), inode.ino, due) {
             self.work_on_deletes();
         }
@@ -59,7 +59,8 @@ impl Fs {
     /// Takes up what a former mount had still to delete.
     pub(super) fn restore_deletes(self: &Arc<Self>, gone: Vec<Gone>) {
         for g in gone {
-            let due = Due { id: g.id, etag: g.etag, modified: g.modified, at: g.at, place: None, old: true };
+            let due =
+                Due { id: g.id, etag: g.etag, modified: g.modified, at: g.at, place: None, old: true, last: None };
             if self.graves.dig_due(g.key, Ino(0), due) {
                 self.work_on_deletes();
             }
@@ -69,7 +70,7 @@ impl Fs {
     fn work_on_deletes(self: &Arc<Self>) {
         let fs = self.clone();
         self.spawn(async move {
-            let mut pause = COLLECT;
+            let (mut pause, mut told) = (COLLECT, false);
             loop {
                 let kick = fs.uploads.kick.notified();
                 if !fs.is_stopping() {
@@ -77,11 +78,16 @@ impl Fs {
                 }
                 match fs.delete_due(Which::Below(""), BATCH).await {
                     Ok(0) if fs.graves.rest() => return,
-                    Ok(_) => pause = COLLECT,
+                    // Others are deleting the rest.
+                    Ok(0) => fs.graves.quiet("").await,
+                    Ok(_) => (pause, told) = (COLLECT, false),
                     // The next mount goes on.
                     Err(_) if fs.is_stopping() => return,
                     Err(e) => {
-                        debug!("deletes in the background: {e}");
+                        // Once an outage.
+                        if !std::mem::replace(&mut told, true) {
+                            warn!("unlinked and not deleted in the bucket yet; it is tried again: {e}");
+                        }
                         pause = (2 * pause).clamp(FIRST_PAUSE, LAST_PAUSE);
                     }
                 }
@@ -116,7 +122,8 @@ impl Fs {
         for (key, due) in batch.keys.clone() {
             match failed.get(&key) {
                 Some(e) if is_passing(e.kind()) => {
-                    first.get_or_insert_with(|| e.clone());
+                    batch.put_off(&key, e);
+                    first.get_or_insert_with(|| e.clone().with_key(&key));
                 }
                 None => {
                     batch.end(&key);
@@ -126,7 +133,7 @@ impl Fs {
                     batch.end(&key);
                     self.writes.deleted(due.id);
                     self.shows_again(&key, due, e);
-                    first.get_or_insert_with(|| e.clone());
+                    first.get_or_insert_with(|| e.clone().with_key(&key));
                 }
             }
         }
@@ -141,12 +148,11 @@ impl Fs {
             Err(e) if e.kind() == Kind::NotFound => return Ok(()),
             Err(e) => return Err(e),
         };
-        let same = match (due.modified, meta.last_modified) {
-            (Some(then), Some(now)) => then == now,
-            (None, Some(now)) => now <= due.at,
-            (_, None) => true,
-        };
-        if meta.etag == due.etag && same { self.s3.delete(key, None).await } else { Ok(()) }
+        if meta.etag == due.etag && is_same_time(due, meta.last_modified) {
+            return self.s3.delete(key, None).await;
+        }
+        info!(key = key.as_str(), "unlinked here, and not deleted: somebody has stored another object there since");
+        Ok(())
     }
 
     fn shows_again(self: &Arc<Self>, key: &Key, due: Due, e: &Error) {
@@ -217,8 +223,7 @@ impl Fs {
 
     /// What is still to be deleted when the mount ends, for the next one.
     pub(super) fn left_to_delete(&self) -> Vec<(String, Error)> {
-        let why = || Error::new(Kind::Timeout, "delete before unmounting").with_fix("the next mount deletes it");
-        self.graves.due_below("").into_iter().map(|key| (key.to_string(), why())).collect()
+        self.still_due(&Error::new(Kind::Timeout, "delete before unmounting"))
     }
 
     /// Waits for every delete, up to a deadline; what is left.
@@ -229,6 +234,48 @@ impl Fs {
             Ok(Err(e)) => e,
             Err(_) => Error::new(Kind::Timeout, "delete"),
         };
-        self.graves.due_below("").into_iter().map(|key| (key.to_string(), error.clone())).collect()
+        self.still_due(&error)
+    }
+
+    /// `why`: of those of which nothing else is known.
+    fn still_due(&self, why: &Error) -> Vec<(String, Error)> {
+        let due = self.graves.due_below("").into_iter();
+        due.map(|(key, last)| {
+            let error = last.unwrap_or_else(|| why.clone()).with_fix("the next mount deletes it");
+            (key.to_string(), error)
+        })
+        .collect()
+    }
+}
+
+/// Whether an object of this time may be the one that was unlinked. HEAD tells whole seconds, listings and answers to
+/// copies thousandths; the answer to a PUT has a date that may be later than the object's, and for an object of parts
+/// it is the end of an upload whose beginning is the object's time.
+fn is_same_time(due: &Due, now: Option<SystemTime>) -> bool {
+    let seconds = |t: SystemTime| t.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    match (due.modified, now) {
+        (Some(then), Some(now)) => seconds(now) <= seconds(then),
+        (None, Some(now)) => now <= due.at,
+        (_, None) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::s3::ETag;
+
+    #[test]
+    fn an_object_is_told_from_a_later_one_of_the_same_content_by_its_time() {
+        let at = |ms| UNIX_EPOCH + Duration::from_millis(ms);
+        let same = |then: Option<SystemTime>, now: Option<SystemTime>| {
+            let due =
+                Due { id: 1, etag: ETag::new("e"), modified: then, at: at(9_500), place: None, old: true, last: None };
+            is_same_time(&due, now)
+        };
+        assert!(same(Some(at(7_250)), Some(at(7_000))), "a copy answers with thousandths, HEAD without");
+        assert!(same(Some(at(8_000)), Some(at(6_000))), "uploaded in parts from 6 to 8");
+        assert!(!same(Some(at(7_250)), Some(at(8_000))));
+        assert!(same(None, Some(at(9_000))) && !same(None, Some(at(10_000))) && same(None, None));
     }
 }

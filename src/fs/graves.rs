@@ -40,6 +40,8 @@ pub(super) struct Due {
     pub place: Option<(Ino, Name)>,
     /// Some time has passed, so that somebody else may have stored another object there.
     pub old: bool,
+    /// Why it is not done yet.
+    pub last: Option<Error>,
 }
 
 struct Grave {
@@ -116,6 +118,13 @@ pub(super) struct Batch<'a> {
 }
 
 impl Batch<'_> {
+    /// Not deleted this time; it goes on being due.
+    pub fn put_off(&mut self, key: &Key, why: &Error) {
+        if let Some(due) = self.graves.keys.lock().graves.get_mut(key).and_then(|g| g.due.as_mut()) {
+            due.last = Some(why.clone());
+        }
+    }
+
     /// Deleted, or given up: the name shows what the store has.
     pub fn end(&mut self, key: &Key) {
         self.keys.retain(|(k, _)| k != key);
@@ -174,17 +183,18 @@ impl Graves {
         Batch { graves: self, keys: claimed }
     }
 
-    /// The keys that are due below `prefix`.
-    pub fn due_below(&self, prefix: &str) -> Vec<Key> {
+    /// The keys that are due below `prefix`, and why they are still there, if that was tried.
+    pub fn due_below(&self, prefix: &str) -> Vec<(Key, Option<Error>)> {
         let keys = self.keys.lock();
-        let due = keys.graves.iter().filter(|(_, g)| g.due.is_some()).map(|(key, _)| key);
-        due.filter(|key| key.as_str().starts_with(prefix)).cloned().collect()
+        let below = keys.graves.iter().filter(|(key, _)| key.as_str().starts_with(prefix));
+        below.filter_map(|(key, g)| g.due.as_ref().map(|due| (key.clone(), due.last.clone()))).collect()
     }
 
-    /// Whether nothing is due any more: then the task that works on them ends.
+    /// Whether nothing is due any more: then the task that works on them ends. What somebody else is deleting just now
+    /// is still due: it may fail.
     pub fn rest(&self) -> bool {
         let mut keys = self.keys.lock();
-        let idle = !keys.graves.values().any(|g| g.due.is_some() && g.stage == Stage::Waiting);
+        let idle = keys.due == 0;
         keys.working &= !idle;
         idle
     }
@@ -275,6 +285,7 @@ impl Graves {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
     use std::time::Duration;
 
     #[tokio::test]
@@ -301,7 +312,7 @@ mod tests {
 
     fn due(id: u64) -> Due {
         let (modified, at) = (None, SystemTime::now());
-        Due { id, etag: ETag::new("e"), modified, at, place: None, old: false }
+        Due { id, etag: ETag::new("e"), modified, at, place: None, old: false, last: None }
     }
 
     #[tokio::test]
@@ -321,9 +332,13 @@ mod tests {
         drop(batch);
         assert!(!graves.contains(&a) && graves.contains(&b) && !graves.rest());
         graves.quiet("d/").await;
-        let again = graves.claim_due(Which::Below(""), 10);
+        assert!(graves.due_below("d/").iter().all(|(key, last)| *key == b && last.is_none()));
+        let mut again = graves.claim_due(Which::Below(""), 10);
         assert!(again.keys.len() == 1 && again.keys[0].1.old);
+        assert!(!graves.rest(), "it may fail, and then somebody has to try again");
+        again.put_off(&b, &Error::new(Kind::Busy, "delete"));
         drop(again);
+        assert_eq!(graves.due_below("").pop().unwrap().1.unwrap().kind(), Kind::Busy);
         assert_eq!(graves.reuse(&b).await.unwrap().unwrap().id, 2);
         assert!(graves.due() == 0 && graves.rest() && graves.dig_due(a, Ino(7), due(3)));
     }

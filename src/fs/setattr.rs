@@ -126,7 +126,8 @@ impl Fs {
         });
     }
 
-    /// truncate(2) and ftruncate(2). Without a handle the new size is stored before this returns.
+    /// truncate(2) and ftruncate(2). Without a handle the new size is stored before this returns, unless others have
+    /// the file open with changes of their own: then it is part of those.
     async fn truncate(self: &Arc<Self>, inode: &Arc<Inode>, fh: Option<Fh>, size: u64) -> Result<()> {
         match inode.kind() {
             FileKind::Dir => return Err(Kind::IsDir.into()),
@@ -139,12 +140,15 @@ impl Fs {
             return Err(Kind::Invalid.into());
         }
         let writer = self.hold_writer(inode, if size == 0 { Need::Nothing } else { Need::Headers }).await?;
+        // A handle without changes may be one that is closed, and whose release comes after this.
+        let alone = fh.is_none() && !writer.is_unacknowledged();
         let truncated = writer.truncate(size).await;
         if truncated.is_ok() {
             self.note_write(inode, true, true);
         }
-        let stored = self.let_go(inode).await;
-        truncated.and(stored)
+        let stored = if truncated.is_ok() && alone { self.acknowledge(inode).await } else { Ok(()) };
+        let released = self.let_go(inode).await;
+        truncated.and(stored).and(released)
     }
 
     /// fallocate(2): plain or KEEP_SIZE reserves nothing that S3 could promise, and sets the size; PUNCH_HOLE and

@@ -194,6 +194,27 @@ async fn a_file_opened_while_its_attributes_are_being_copied_keeps_what_is_writt
     assert_eq!(m.read("f").await.unwrap(), "new content");
 }
 
+/// The release of a closed file is a call of its own, and may be looked at after the next ones.
+// R17
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncate_by_path_is_stored_although_the_release_is_late() {
+    let w = world();
+    let m = w.mount();
+    let fh = m.create("f", read_write()).await.unwrap();
+    m.put_at(fh, 0, b"content").await.unwrap();
+    m.0.flush(fh, std::process::id()).await.unwrap();
+    let ino = m.stat("f").await.unwrap().ino;
+    let cut = |size| xosfs::fs::setattr::Change { size: Some(size), ..Default::default() };
+    m.0.setattr(ino, None, cut(3)).await.unwrap();
+    assert_eq!(w.get("f").unwrap(), "con");
+    // Changes of an open file are stored when it says so.
+    m.put_at(fh, 0, b"C").await.unwrap();
+    m.0.setattr(ino, None, cut(2)).await.unwrap();
+    assert_eq!(w.get("f").unwrap(), "con");
+    m.close(fh).await.unwrap();
+    assert_eq!(w.get("f").unwrap(), "Co");
+}
+
 /// As a look-up does: what is being written is there, whatever a listing says.
 // R5
 #[tokio::test(flavor = "multi_thread")]
