@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::object::{One, read_text};
 use super::objects::Targets;
-use super::store::{Store, StoreArgs, Uri};
+use super::store::{Store, StoreArgs};
 use super::{Failure, print};
 use crate::error::Error;
 use crate::s3::{Acl, AclChange, Grantee, check_extension, grants};
@@ -238,9 +238,7 @@ fn set(args: &StoreArgs, targets: &Targets, wish: &AclWish, headers: &[(String, 
 
 pub(super) fn run(args: &StoreArgs, command: &AclCommand) -> Result<(), Failure> {
     let fetch = |one: &One| {
-        let uri = Uri::parse(&one.uri)?;
-        let key = uri.object()?;
-        let store = Store::open(args, &uri)?;
+        let (_, key, store) = one.open(args)?;
         store.run(store.s3.object_acl(&key, one.version.as_deref()))
     };
     match command {

@@ -13,7 +13,8 @@ use super::store::{Store, StoreArgs, Uri, block_on};
 use super::{Failure, acl, print, versions};
 use crate::config::value;
 use crate::error::{Error, Kind};
-use crate::s3::{Headers, NewObject, Restoring};
+use crate::key::Key;
+use crate::s3::{Headers, NewObject, ObjectMeta, Restoring};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct ObjectArgs {
@@ -53,6 +54,23 @@ pub(super) struct One {
     /// This version of it.
     #[arg(long, value_name = "ID")]
     pub version: Option<String>,
+}
+
+impl One {
+    /// Its key and the store it is in.
+    pub fn open(&self, args: &StoreArgs) -> Result<(Uri, Key, Store), Failure> {
+        let uri = Uri::parse(&self.uri)?;
+        let key = uri.object()?;
+        let store = Store::open(args, &uri)?;
+        Ok((uri, key, store))
+    }
+
+    /// What the store tells of it.
+    fn head(&self, args: &StoreArgs) -> Result<(Uri, Store, ObjectMeta), Failure> {
+        let (uri, key, store) = self.open(args)?;
+        let meta = store.run(store.s3.head(&key, self.version.as_deref()))?;
+        Ok((uri, store, meta))
+    }
 }
 
 #[derive(Subcommand, Clone, Debug)]
@@ -196,9 +214,7 @@ pub(super) fn print_tags(tags: &[(String, String)], is_json: bool) -> Result<(),
 fn tags(args: &StoreArgs, command: &TagsCommand) -> Result<(), Failure> {
     match command {
         TagsCommand::Get { one } => {
-            let uri = Uri::parse(&one.uri)?;
-            let key = uri.object()?;
-            let store = Store::open(args, &uri)?;
+            let (_, key, store) = one.open(args)?;
             print_tags(&store.run(store.s3.tags(&key, one.version.as_deref()))?, args.json)
         }
         TagsCommand::Set { targets, tags, replace } => {
@@ -240,10 +256,7 @@ fn tags(args: &StoreArgs, command: &TagsCommand) -> Result<(), Failure> {
 fn class(args: &StoreArgs, command: &ClassCommand) -> Result<(), Failure> {
     match command {
         ClassCommand::Get { one } => {
-            let uri = Uri::parse(&one.uri)?;
-            let key = uri.object()?;
-            let store = Store::open(args, &uri)?;
-            let meta = store.run(store.s3.head(&key, one.version.as_deref()))?;
+            let (uri, _, meta) = one.head(args)?;
             let class = meta.storage_class.unwrap_or_else(|| "STANDARD".into());
             match args.json {
                 true => print::json_whole(&json!({"uri": uri.to_string(), "storage_class": class})),
@@ -271,10 +284,7 @@ fn class(args: &StoreArgs, command: &ClassCommand) -> Result<(), Failure> {
 fn restore(args: &StoreArgs, command: &RestoreCommand) -> Result<(), Failure> {
     match command {
         RestoreCommand::Get { one } => {
-            let uri = Uri::parse(&one.uri)?;
-            let key = uri.object()?;
-            let store = Store::open(args, &uri)?;
-            let meta = store.run(store.s3.head(&key, one.version.as_deref()))?;
+            let (uri, store, meta) = one.head(args)?;
             let class = meta.storage_class.as_deref().unwrap_or("STANDARD");
             let is_archive = store.provider.class(class).is_some_and(|c| c.archive);
             let state = match meta.restore.as_deref() {
@@ -350,13 +360,23 @@ fn put(headers: &mut Headers, name: &str, value: Option<&str>) {
     }
 }
 
+/// Each name gets its value, or goes.
+fn set_meta(args: &StoreArgs, targets: &Targets, wanted: &[(&str, Option<&str>)]) -> Result<(), Failure> {
+    targets.refuse_version("an old version cannot be changed")?;
+    targets.each(args, |store, key, _| async move {
+        let change = |object: &mut NewObject| {
+            for (name, value) in wanted {
+                put(&mut object.headers, name, *value);
+            }
+        };
+        rewrite(store, &key, &change).await
+    })
+}
+
 fn meta(args: &StoreArgs, command: &MetaCommand) -> Result<(), Failure> {
     match command {
         MetaCommand::Get { one } => {
-            let uri = Uri::parse(&one.uri)?;
-            let key = uri.object()?;
-            let store = Store::open(args, &uri)?;
-            let meta = store.run(store.s3.head(&key, one.version.as_deref()))?;
+            let (uri, _, meta) = one.head(args)?;
             if args.json {
                 let value = print::meta_json(&uri.to_string(), &meta);
                 return print::json_whole(&json!({"headers": value["headers"], "metadata": value["metadata"]}));
@@ -379,29 +399,13 @@ fn meta(args: &StoreArgs, command: &MetaCommand) -> Result<(), Failure> {
                 if name.eq_ignore_ascii_case("content-type") {
                     value::content_type(value).map_err(Failure::Usage)?;
                 }
-                wanted.push((name, value));
+                wanted.push((name, Some(value)));
             }
-            targets.refuse_version("an old version cannot be changed")?;
-            let wanted = &wanted;
-            targets.each(args, |store, key, _| async move {
-                let change = |object: &mut NewObject| {
-                    for (name, value) in wanted {
-                        put(&mut object.headers, name, Some(value));
-                    }
-                };
-                rewrite(store, &key, &change).await
-            })
+            set_meta(args, targets, &wanted)
         }
         MetaCommand::Rm { targets, names } => {
-            targets.refuse_version("an old version cannot be changed")?;
-            targets.each(args, |store, key, _| async move {
-                let change = |object: &mut NewObject| {
-                    for name in names {
-                        put(&mut object.headers, name, None);
-                    }
-                };
-                rewrite(store, &key, &change).await
-            })
+            let gone: Vec<_> = names.iter().map(|name| (name.as_str(), None)).collect();
+            set_meta(args, targets, &gone)
         }
     }
 }

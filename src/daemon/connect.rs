@@ -15,7 +15,7 @@ use super::{Request, env, role};
 use crate::config::credentials::{self, Credentials, ProfileSettings};
 use crate::config::{Options, Provider, Source, options, provider};
 use crate::error::{Error, Kind, Result};
-use crate::s3::{self, ListQuery, S3, Versioning};
+use crate::s3::{self, ListQuery, S3, Versioning, is_plain_denial};
 
 /// Requests at a time; more only wait for each other's bandwidth.
 const MAX_REQUESTS: usize = 64;
@@ -206,12 +206,6 @@ pub(super) async fn check_versions(s3: &S3) -> Result<Option<String>> {
 fn is_ceph(error: &Error) -> bool {
     let id = error.reply().map_or("", |r| r.request_id.as_str());
     id.strip_prefix("tx").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_hexdigit()))
-}
-
-/// Known and rightly signed, but not allowed: unlike a wrong key, no reason not to mount.
-fn is_plain_denial(error: &Error) -> bool {
-    error.kind() == Kind::Denied && matches!(error.code(), "AccessDenied" | "AllAccessDisabled" | "AccessForbidden")
-        || error.kind() == Kind::Denied && error.code().is_empty() && error.reply().is_some_and(|r| r.status == 403)
 }
 
 /// Whether waiting may help.

@@ -32,7 +32,7 @@ use super::{Entry, Fh, Fs, Ino, Kernel, Lookup, ROOT, Space};
 use crate::config::source::is_bucket_name;
 use crate::error::{Error, Kind, Result};
 use crate::key::{Name, stable_hash};
-use crate::s3::{ListQuery, S3, check_bucket_name};
+use crate::s3::{ListQuery, S3, check_bucket_name, is_plain_denial};
 
 /// Names that are remembered to be missing.
 const ABSENT: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
@@ -132,13 +132,6 @@ pub struct Buckets {
     mounted: SystemTime,
     /// The log has been told of buckets that cannot be shown.
     hid: AtomicBool,
-}
-
-/// Known and rightly signed, but not allowed.
-fn is_plain_denial(e: &Error) -> bool {
-    e.kind() == Kind::Denied
-        && e.reply().is_some()
-        && matches!(e.code(), "" | "AccessDenied" | "AllAccessDisabled" | "AccessForbidden")
 }
 
 impl Buckets {

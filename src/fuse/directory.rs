@@ -11,16 +11,23 @@ use crate::fs::{Batch, Fh, Fs, Ino};
 
 use super::adapter::Adapter;
 use super::reply::{entry_attr, errno, log, to_attr, to_type};
+use super::tree::Near;
 
 impl Adapter {
+    /// The tree that a directory is in, and the two entries that every listing begins with.
+    fn dots(&self, dir: INodeNo) -> Option<(Near<'_>, [(&'static str, Ino); 2])> {
+        let fs = self.near(dir)?;
+        let parent = self.tree.parent(&fs, Ino(dir.0));
+        Some((fs, [(".", Ino(dir.0)), ("..", parent)]))
+    }
+
     pub(super) fn list(&self, dir: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         if let Some(buckets) = self.tree.top(dir) {
             return self.list_buckets(buckets, fh, offset, reply);
         }
-        let Some(fs) = self.near(dir) else { return reply.error(Errno::EBADF) };
+        let Some((_, dots)) = self.dots(dir) else { return reply.error(Errno::EBADF) };
         let ino = Ino(dir.0);
-        let parent = self.tree.parent(&fs, ino);
-        for (i, (dot, number)) in [(".", ino), ("..", parent)].into_iter().enumerate() {
+        for (i, (dot, number)) in dots.into_iter().enumerate() {
             if offset <= i as u64 && reply.add(INodeNo(number.0), i as u64 + 1, FileType::Directory, dot) {
                 return reply.ok();
             }
@@ -42,10 +49,9 @@ impl Adapter {
         if let Some(buckets) = self.tree.top(dir) {
             return self.list_buckets_plus(buckets, fh, offset, reply);
         }
-        let Some(fs) = self.near(dir) else { return reply.error(Errno::EBADF) };
+        let Some((fs, dots)) = self.dots(dir) else { return reply.error(Errno::EBADF) };
         let ino = Ino(dir.0);
-        let parent = self.tree.parent(&fs, ino);
-        for (i, (dot, number)) in [(".", ino), ("..", parent)].into_iter().enumerate() {
+        for (i, (dot, number)) in dots.into_iter().enumerate() {
             if offset > i as u64 {
                 continue;
             }

@@ -170,6 +170,18 @@ pub(super) fn meaning(status: u16, code: &str) -> (Kind, bool) {
     })
 }
 
+/// Whether the one who asks is known and signed rightly, but not allowed: unlike a wrong key, no reason to give up on
+/// everything else.
+pub fn is_plain_denial(error: &Error) -> bool {
+    error.kind() == Kind::Denied
+        && match error.code() {
+            "AccessDenied" | "AllAccessDisabled" | "AccessForbidden" => true,
+            // A body that says nothing: of 401 and 403, the second one knows who asks.
+            "" => error.reply().is_some_and(|r| r.status == 403),
+            _ => false,
+        }
+}
+
 impl Failure {
     /// Reads what reqwest reports, which never names the URL here.
     pub fn of_transport(error: reqwest::Error) -> Failure {
@@ -418,6 +430,23 @@ mod tests {
         ] {
             assert_eq!(meaning(status, code), (kind, transient), "{status} {code}");
         }
+    }
+
+    #[test]
+    fn a_plain_denial_knows_who_asks() {
+        for (status, code, plain) in [
+            (403, "AccessDenied", true),
+            (400, "AccessForbidden", true),
+            (403, "", true),
+            (401, "", false),
+            (403, "InvalidAccessKeyId", false),
+            (404, "NoSuchBucket", false),
+        ] {
+            let answer = Answered { status, code: code.into(), ..Answered::default() };
+            let error = Failure::Answer(Box::new(answer)).into_error(Op::ListObjects, "b", "", 1);
+            assert_eq!(is_plain_denial(&error), plain, "{status} {code}");
+        }
+        assert!(!is_plain_denial(&Error::new(Kind::Denied, "find credentials")), "no answer of a store");
     }
 
     #[test]

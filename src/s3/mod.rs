@@ -54,6 +54,7 @@ pub use configuration::*;
 pub use digest::Checksum;
 pub use documents::Document;
 #[doc(hidden)]
+pub use failure::is_plain_denial;
 pub use list::page_of;
 pub use multipart::ends_upload;
 pub use object::Get;
