@@ -1,7 +1,7 @@
-//! Signs, sends, retries: the only HTTP call of the product but that to the token service.
+//! Signs ([`super::build`]), sends, retries: the only HTTP call of the product but that to the token service.
 //!
 //! 1. Every attempt is signed anew when it is sent: keys are rotated, clocks corrected and regions learnt in between.
-//! 2. Repairs (region, addressing, clock, credentials) are made once each and cost no retry; transient failures are
+//! 2. Repairs ([`super::repair`]) are made once each and cost no retry; transient failures are
 //!    repeated with full-jitter back-off, bounded by the number of retries and by the deadline of the operation.
 //! 3. A large body may take longer than any deadline: it is only required to move.
 //! 4. Two semaphores bound the requests under way, so that bulk transfers leave room for lookups.
@@ -11,32 +11,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
-use jiff::{SignedDuration, Timestamp};
+use http::HeaderMap;
 use rusty_s3::Method;
 use tokio::time::Instant;
 
 use super::backoff::{backoff, random};
-use super::body::{Permits, Progress, Upload};
-use super::digest::{Checksum, Doubt, Vouched};
-use super::failure::{Answered, Connect, Failure, answered, has_ceph_id};
+use super::body::{Permits, Progress};
+use super::build::Signing;
+use super::digest::Vouched;
+use super::failure::{Failure, answered, has_ceph_id};
 use super::operation::Op;
+use super::repair::Repaired;
 use super::types::Payload;
-use super::{Addressing, Place, S3, Signature, address, sign_v2, xml};
+use super::{Place, S3, xml};
 use crate::config::credentials::Keys;
 use crate::error::{Error, Kind, Result};
 
-/// Lifetime of a signed request in seconds: the store's and our clock may differ by a quarter of an hour, and an
-/// attempt may wait in a proxy.
-const SIGNED_FOR: u64 = 3600;
 /// Bounds of the pause before each request while the store throttles, in milliseconds.
 const PAUSE_FIRST: u64 = 50;
 const PAUSE_MOST: u64 = 2000;
 /// A listing of 1000 keys of 1 KiB, percent-encoded, stays below this.
 const DOCUMENT_MAX: usize = 32 << 20;
 const ERROR_MAX: usize = 64 << 10;
-/// A clock that is off by more than this makes stores refuse signatures.
-const SKEW: Duration = Duration::from_secs(300);
 
 type Check<'a> = dyn Fn(u16, &HeaderMap) -> Result<(), String> + Send + Sync + 'a;
 
@@ -160,36 +156,6 @@ struct Raw {
     status: u16,
     headers: HeaderMap,
     content: Content,
-}
-
-#[derive(Default)]
-struct Repaired {
-    place: bool,
-    clock: bool,
-    keys: bool,
-    checksum: Option<Doubt>,
-    /// Tables of signed names tried besides the first.
-    tables: usize,
-}
-
-/// What an attempt is signed with.
-struct Signing<'a> {
-    keys: Option<&'a Keys>,
-    /// Of `sign_v2::TABLES`.
-    table: usize,
-    checksum: Checksum,
-}
-
-/// Whether a store that answers so may mean the keys.
-fn is_refusal(answer: &Answered) -> bool {
-    matches!(answer.status, 401 | 403)
-        || is_expiry(answer)
-        // A HEAD carries no code: 400 may be an expired token.
-        || (answer.status == 400 && answer.code.is_empty())
-}
-
-fn is_expiry(answer: &Answered) -> bool {
-    matches!(answer.code.as_str(), "ExpiredToken" | "ExpiredTokenException" | "InvalidToken" | "TokenRefreshRequired")
 }
 
 impl S3 {
@@ -424,277 +390,5 @@ impl S3 {
             }
             body.extend_from_slice(&piece);
         }
-    }
-
-    /// The signed request.
-    fn build(
-        &self,
-        action: &Action<'_>,
-        signing: &Signing<'_>,
-        place: &Place,
-        progress: &Arc<Progress>,
-    ) -> Result<reqwest::Request> {
-        let keys = signing.keys;
-        let settings = &self.shared().settings;
-        let bucket = if action.in_bucket { self.bucket() } else { "" };
-        let mut url = address::url(&place.endpoint, place.in_host && action.in_bucket, bucket, action.key)?;
-        let mut query: Vec<(&str, String)> = action.query.iter().map(|(n, v)| (*n, v.clone())).collect();
-        query.sort_unstable();
-        let mut headers = action.headers.clone();
-        headers.extend(action.vouched.header(&action.payload, signing.checksum));
-        if settings.requester_pays {
-            headers.push(("x-amz-request-payer".into(), "requester".into()));
-        }
-        let clock = SignedDuration::from_millis(self.shared().clock.load(Ordering::Relaxed));
-        let now = Timestamp::now().checked_add(clock).unwrap_or_else(|_| Timestamp::now());
-        let signature = if action.native { Signature::V2 } else { settings.signature };
-        if let (Some(keys), Signature::V2) = (keys, signature) {
-            headers.push(("x-amz-date".into(), now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()));
-            if let Some(token) = &keys.token {
-                headers.push(("x-amz-security-token".into(), token.clone()));
-            }
-        }
-        if action.native {
-            sign_v2::to_native(&mut headers);
-        }
-        headers.sort_unstable();
-        match (keys, signature) {
-            (Some(keys), Signature::V4) => {
-                let signed = headers.iter().filter(|(n, _)| n.starts_with("x-amz-") || n == "content-md5");
-                url = rusty_s3::signing::sign(
-                    &now,
-                    action.method,
-                    url,
-                    &keys.access_key,
-                    &keys.secret_key,
-                    keys.token.as_deref(),
-                    &place.region,
-                    SIGNED_FOR,
-                    query.iter().map(|(n, v)| (*n, v.as_str())),
-                    signed.map(|(n, v)| (n.as_str(), v.as_str())),
-                );
-            }
-            (keys, _) => {
-                if !query.is_empty() {
-                    let text: Vec<_> = query.iter().map(|(n, v)| format!("{n}={}", address::encode(v))).collect();
-                    url.set_query(Some(&text.join("&")));
-                }
-                if let Some(keys) = keys {
-                    let request = sign_v2::Request {
-                        method: action.method.to_str(),
-                        bucket,
-                        path: url.path(),
-                        path_has_bucket: !place.in_host,
-                        query: &query,
-                        headers: &headers,
-                        table: signing.table,
-                        native: action.native,
-                    };
-                    let value = sign_v2::authorization(&keys.access_key, &keys.secret_key, &request);
-                    headers.push(("authorization".into(), value));
-                }
-            }
-        }
-        let method = match action.method {
-            Method::Head => reqwest::Method::HEAD,
-            Method::Get => reqwest::Method::GET,
-            Method::Post => reqwest::Method::POST,
-            Method::Put => reqwest::Method::PUT,
-            Method::Delete => reqwest::Method::DELETE,
-        };
-        let mut request = reqwest::Request::new(method, url);
-        for (name, value) in headers {
-            let bad = |_| Error::new(Kind::Invalid, format!("header {name} holds what HTTP cannot carry"));
-            let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| bad(()))?;
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad(()))?;
-            request.headers_mut().insert(name, value);
-        }
-        if matches!(action.method, Method::Put | Method::Post) {
-            // Without a body no length would be sent at all, which stores refuse.
-            let len = HeaderValue::from(action.payload.len());
-            request.headers_mut().insert(http::header::CONTENT_LENGTH, len);
-            if !action.payload.is_empty() {
-                let upload = Upload::new(&action.payload, progress.clone());
-                *request.body_mut() = Some(reqwest::Body::wrap(upload));
-            }
-        }
-        Ok(request)
-    }
-
-    /// Corrects what the failure says is wrong; true when the request is worth sending again at once.
-    fn repair(&self, failure: &Failure, done: &mut Repaired, keys: Option<&Keys>, place: &Place) -> bool {
-        let settings = &self.shared().settings;
-        let answer = match failure {
-            Failure::Connect(Connect::Dns, _) if place.in_host && settings.addressing == Addressing::Auto => {
-                if std::mem::replace(&mut done.place, true) {
-                    return false;
-                }
-                tracing::info!(bucket = self.bucket(), "no DNS entry for BUCKET.HOST, using path addressing");
-                self.0.place.write().in_host = false;
-                return true;
-            }
-            Failure::Answer(answer) => answer,
-            _ => return false,
-        };
-        if answer.code == "VirtualHostDomainRequired"
-            && settings.addressing == Addressing::Auto
-            && !place.in_host
-            && !std::mem::replace(&mut done.place, true)
-        {
-            self.0.place.write().in_host = true;
-            return true;
-        }
-        if let Some(region) = &answer.region
-            && *region != place.region
-            && matches!(answer.status, 301 | 307 | 400 | 403)
-            && !done.place
-        {
-            done.place = true;
-            // Without an endpoint of its own the host follows the region.
-            let endpoint = match &settings.endpoint {
-                Some(_) => Ok(place.endpoint.clone()),
-                None => address::endpoint(None, region),
-            };
-            if let Ok(endpoint) = endpoint {
-                tracing::info!(%region, bucket = self.bucket(), "the bucket lives in another region, using that");
-                let mut place = self.0.place.write();
-                place.region = region.clone();
-                place.endpoint = endpoint;
-                return true;
-            }
-        }
-        if keys.is_none() || !is_refusal(answer) {
-            return false;
-        }
-        if let Some(date) = answer.date
-            && !done.clock
-        {
-            let theirs = Timestamp::try_from(date).unwrap_or_else(|_| Timestamp::now());
-            let offset = theirs.duration_since(Timestamp::now());
-            let known = SignedDuration::from_millis(self.shared().clock.load(Ordering::Relaxed));
-            if (offset - known).unsigned_abs() > SKEW {
-                done.clock = true;
-                let millis = i64::try_from(offset.as_millis()).unwrap_or(0);
-                tracing::warn!(offset_ms = millis, "this machine's clock differs from the store's, allowing for it");
-                self.shared().clock.store(millis, Ordering::Relaxed);
-                return true;
-            }
-        }
-        false
-    }
-
-    /// The table of names that signatures of version 2 cover in this attempt.
-    fn table(&self, done: &Repaired) -> usize {
-        (self.learned().signed_names.load(Ordering::Relaxed) + done.tables) % sign_v2::TABLES.len()
-    }
-
-    /// Stores differ in the names that a signature of version 2 covers: true when another table is worth a try.
-    fn sign_otherwise(&self, failure: &Failure, done: &mut Repaired, action: &Action<'_>) -> bool {
-        let Failure::Answer(answer) = failure else { return false };
-        let wrong = answer.code == "SignatureDoesNotMatch" || (answer.status == 403 && answer.code == "AccessDenied");
-        let disputed = || action.query.iter().any(|(name, _)| sign_v2::is_disputed(name));
-        if self.shared().settings.signature != Signature::V2
-            || !wrong
-            || !disputed()
-            || done.tables + 1 >= sign_v2::TABLES.len()
-        {
-            return false;
-        }
-        done.tables += 1;
-        true
-    }
-
-    /// Other keys, when the store may have refused because these are no longer valid.
-    async fn renew(&self, failure: &Failure, done: &mut Repaired, keys: Option<&Keys>, deadline: Instant) -> bool {
-        let (Failure::Answer(answer), Some(keys)) = (failure, keys) else { return false };
-        if !is_refusal(answer) || std::mem::replace(&mut done.keys, true) {
-            return false;
-        }
-        let reload = self.shared().settings.credentials.reload(keys, is_expiry(answer));
-        tokio::time::timeout_at(deadline, reload).await.unwrap_or(false)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::{ETag, Settings};
-    use super::*;
-    use crate::config::credentials::Credentials;
-
-    fn s3(endpoint: &str, signature: Signature) -> S3 {
-        S3::new(Settings {
-            endpoint: Some(endpoint.into()),
-            bucket: "bucket".into(),
-            signature,
-            credentials: Credentials::fixed("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", None),
-            ..Settings::default()
-        })
-        .unwrap()
-    }
-
-    fn build(s3: &S3, action: &Action<'_>) -> Result<reqwest::Request> {
-        let keys = s3.shared().settings.credentials.keys();
-        let place = s3.0.place.read().clone();
-        let signing = Signing { keys: keys.as_deref(), table: 0, checksum: Checksum::Off };
-        s3.build(action, &signing, &place, &Progress::new(true))
-    }
-
-    #[test]
-    fn the_published_presigned_get() {
-        // The vector's own lifetime differs from ours, so the function is called as `build` calls it.
-        let url = address::endpoint(Some("https://examplebucket.s3.amazonaws.com"), "").unwrap();
-        let url = url.join("/test.txt").unwrap();
-        let date: Timestamp = "2013-05-24T00:00:00Z".parse().unwrap();
-        let (ak, sk) = ("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY");
-        let none = std::iter::empty::<(&str, &str)>;
-        let signed = rusty_s3::signing::sign(&date, Method::Get, url, ak, sk, None, "us-east-1", 86400, none(), none());
-        assert!(signed.as_str().ends_with("aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404"));
-    }
-
-    #[test]
-    fn amz_headers_are_signed_and_sent_and_keys_survive() {
-        let s3 = s3("https://s3.example.com", Signature::V4);
-        let action = Action::new(Op::PutObject, Method::Put, "a//b c+d%")
-            .header("x-amz-meta-b", "2")
-            .header("x-amz-acl", "private")
-            .header("content-type", "text/plain")
-            .header("if-match", ETag::new("e").quoted());
-        let request = build(&s3, &action).unwrap();
-        assert_eq!(request.url().path(), "/a//b%20c%2Bd%25");
-        let query = request.url().query().unwrap();
-        assert!(query.contains("X-Amz-SignedHeaders=host%3Bx-amz-acl%3Bx-amz-meta-b&"), "{query}");
-        assert_eq!(request.headers()["x-amz-meta-b"], "2");
-        assert_eq!(request.headers()["content-length"], "0");
-    }
-
-    #[test]
-    fn v2_signs_in_the_header() {
-        let s3 = s3("https://s3.example.com", Signature::V2);
-        let request = build(&s3, &Action::new(Op::GetObjectAcl, Method::Get, "k").query("acl", "")).unwrap();
-        assert_eq!(request.url().as_str(), "https://bucket.s3.example.com/k?acl=");
-        assert!(request.headers()["authorization"].to_str().unwrap().starts_with("AWS AKIAIOSFODNN7EXAMPLE:"));
-    }
-
-    // OBS-ACL-21: whatever the signature of other requests.
-    #[test]
-    fn a_request_in_the_protocol_of_obs_has_its_names() {
-        for signature in [Signature::V4, Signature::V2] {
-            let s3 = s3("https://obs.cn-north-4.myhuaweicloud.com", signature);
-            let mut action = Action::new(Op::PutBucketAcl, Method::Put, "").query("acl", "");
-            action.native = true;
-            let request = build(&s3, &action.header("x-amz-acl", "public-read-delivered")).unwrap();
-            assert_eq!(request.url().as_str(), "https://bucket.obs.cn-north-4.myhuaweicloud.com/?acl=");
-            assert!(request.headers()["authorization"].to_str().unwrap().starts_with("OBS AKIAIOSFODNN7EXAMPLE:"));
-            assert_eq!(request.headers()["x-obs-acl"], "public-read-delivered");
-            let names: Vec<_> = request.headers().keys().map(|n| n.as_str()).collect();
-            assert!(names.contains(&"x-obs-date") && !names.iter().any(|n| n.starts_with("x-amz-")), "{names:?}");
-        }
-    }
-
-    #[test]
-    fn a_line_end_in_a_header_is_refused() {
-        let s3 = s3("https://s3.example.com", Signature::V4);
-        let action = Action::new(Op::PutObject, Method::Put, "k").header("cache-control", "a\r\nx: y");
-        assert_eq!(build(&s3, &action).unwrap_err().kind(), Kind::Invalid);
     }
 }

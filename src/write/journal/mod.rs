@@ -39,6 +39,7 @@
 //!   journal that was taken over is renamed before it is deleted, so that it is never taken over twice.
 
 mod blob;
+mod directory;
 mod log;
 #[cfg(test)]
 mod log_tests;
@@ -46,11 +47,12 @@ mod offline;
 mod record;
 mod scan;
 mod table;
+mod takeover;
 
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,14 +61,14 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use nix::fcntl::{Flock, FlockArg};
-use nix::sys::statvfs::statvfs;
+use nix::fcntl::Flock;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 pub(in crate::write) use self::blob::{Blob, Saved};
-use self::log::{Change, Counters, Log, Request, inline_of};
+use self::directory::{base, default_limit, free, keep_damaged, lock, make_dir, remove, write_identity};
+use self::log::{Change, Counters, Log, Request};
 pub use self::offline::{Survey, discard, export, peek, survey};
 use self::record::{Crc, Record};
 use self::scan::{scan, trouble};
@@ -83,9 +85,6 @@ pub(in crate::write) const INLINE: u64 = 256 << 10;
 const PENDING_MAX: usize = 20_000;
 /// Space of the disk that is never taken.
 const FLOOR: u64 = 256 << 20;
-/// The default bound on what is pending, and the share of the disk it may not exceed.
-const LIMIT: u64 = 8 << 30;
-const SHARE: u64 = 10;
 /// Journals of one bucket at a time: daemons on one machine that serve it.
 const NUMBERS: u32 = 1000;
 
@@ -206,47 +205,6 @@ impl std::fmt::Debug for Journal {
     }
 }
 
-fn base(state_dir: &Path) -> PathBuf {
-    state_dir.join("journal")
-}
-
-fn make_dir(dir: &Path) -> Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|e| trouble("make", dir, &e).with_fix("let the mount write to `state_dir`, or choose another one"))
-}
-
-/// The lock of a journal directory; `None` when somebody holds it, or removed it meanwhile.
-fn lock(dir: &Path) -> Result<Option<Flock<File>>> {
-    let path = dir.join("lock");
-    let open = File::options().create(true).append(true).mode(0o600).open(&path);
-    let file = match open {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(trouble("open", &path, &e).with_fix("let the mount write to `state_dir`")),
-    };
-    let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { return Ok(None) };
-    let same = lock.metadata().is_ok_and(|ours| fs::metadata(&path).is_ok_and(|there| there.ino() == ours.ino()));
-    Ok(same.then_some(lock))
-}
-
-/// Removes a directory that is locked by us: renamed first, so that nobody ever sees a part of it.
-fn remove(dir: &Path) -> io::Result<()> {
-    let gone = dir.with_extension(format!("{}.gone", std::process::id()));
-    fs::rename(dir, &gone)?;
-    fs::remove_dir_all(gone)
-}
-
-fn write_identity(dir: &Path, identity: &Identity) -> Result<()> {
-    let path = dir.join("identity.json");
-    let text = serde_json::to_vec(identity).map_err(|e| Error::new(Kind::Io, format!("journal identity: {e}")))?;
-    let mut options = File::options();
-    let file = options.create(true).write(true).truncate(true).mode(0o600).open(&path);
-    file.and_then(|mut f| io::Write::write_all(&mut f, &text)).map_err(|e| trouble("write", &path, &e))
-}
-
 impl Journal {
     /// Opens the journal of a mount, and takes over what others of the same identity left. Blocks.
     ///
@@ -311,97 +269,6 @@ impl Journal {
         replay.gone = table.gone.values().cloned().collect();
         drop(table);
         Ok((journal, replay))
-    }
-
-    /// Takes over what daemons that are gone have left in directories of their own.
-    fn adopt_others(&self, base: &Path, hash: u64, replay: &mut Replay) -> Result<()> {
-        let prefix = format!("{hash:016x}-");
-        let mut others = Vec::new();
-        for entry in fs::read_dir(base).map_err(|e| trouble("read", base, &e))?.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with(&prefix) && name.ends_with(".gone") {
-                // Somebody died while removing it.
-                let _ = fs::remove_dir_all(entry.path());
-                continue;
-            }
-            let number = name.strip_prefix(&prefix).is_some_and(|n| n.parse::<u32>().is_ok());
-            if number
-                && entry.path() != **self.dir
-                && let Some(lock) = lock(&entry.path())?
-            {
-                others.push((entry.path(), lock));
-            }
-        }
-        let mut all = Vec::new();
-        for (path, lock) in others {
-            let found = scan(&Arc::new(path.clone()))?;
-            all.push((path, lock, found));
-        }
-        // The order in which they were acknowledged, as far as clocks tell.
-        let mut live: Vec<Live> = all.iter().flat_map(|(_, _, f)| f.table.live.values().cloned()).collect();
-        live.sort_by_key(|l| (l.since, l.seq));
-        for live in live {
-            self.adopt(live)?;
-        }
-        for (path, lock, found) in all {
-            for begun in found.table.uploads.into_values() {
-                let token = self.next.fetch_add(1, Ordering::Relaxed);
-                self.wait(Change::Record(Begun { token, ..begun }.record()), true, false)?;
-            }
-            for gone in found.table.gone.into_values() {
-                self.wait(Change::Record(gone.record()), true, false)?;
-            }
-            if found.damage.is_empty() {
-                remove(&path).map_err(|e| trouble("remove", &path, &e))?;
-            } else {
-                // What is damaged stays for somebody to look at, under a name that is no journal.
-                let kept = path.with_extension(format!("damaged-{}", record::millis(SystemTime::now())));
-                fs::rename(&path, &kept).map_err(|e| trouble("rename", &path, &e))?;
-                replay.damage.extend(found.damage);
-            }
-            drop(lock);
-        }
-        Ok(())
-    }
-
-    /// Writes what another journal has of a file into this one.
-    fn adopt(&self, mut live: Live) -> Result<()> {
-        let mut fresh = Vec::new();
-        let mut layers = Vec::with_capacity(live.layers.len());
-        let (mut blobs, mut pieces) = inline_of(&live)?;
-        let mut new_file = false;
-        for layer in &live.layers {
-            let mut layer = (**layer).clone();
-            if let Some(old) = layer.blob.take() {
-                let at = blobs.iter().position(|b| Arc::ptr_eq(b, &old));
-                layer.blob = Some(match at {
-                    Some(at) => {
-                        blobs.remove(at);
-                        let blob = Blob::new(&self.dir, blob::Place::Nowhere, old.len, old.crc, true);
-                        fresh.push((blob.clone(), pieces.remove(at)));
-                        blob
-                    }
-                    None => {
-                        new_file = true;
-                        self.link(&old)?
-                    }
-                });
-            }
-            layers.push(Arc::new(layer));
-        }
-        live.layers = layers;
-        self.wait(Change::Pending(Box::new(live), fresh), true, new_file)
-    }
-
-    /// A data file of another journal under a name in this one.
-    fn link(&self, old: &Blob) -> Result<Arc<Blob>> {
-        let blob::Place::File(there) = old.place() else {
-            return Err(Error::new(Kind::Io, "take over a journal: bytes that are nowhere"));
-        };
-        let name = self.data_name();
-        let (from, to) = (old.path(&there), self.dir.join(&name));
-        fs::hard_link(&from, &to).map_err(|e| trouble("link", &from, &e))?;
-        Ok(Blob::new(&self.dir, blob::Place::File(name), old.len, old.crc, false))
     }
 
     fn data_name(&self) -> String {
@@ -603,29 +470,4 @@ impl Blob {
 
 fn ended() -> Error {
     Error::new(Kind::Io, "journal: it is closed")
-}
-
-/// Copies (as links) of segments that are damaged, for somebody to look at.
-fn keep_damaged(dir: &Path) {
-    let aside = dir.join("damaged");
-    let kept = fs::DirBuilder::new().mode(0o700).create(&aside).and_then(|()| {
-        let names: HashSet<_> = fs::read_dir(dir)?.flatten().map(|e| e.file_name()).collect();
-        for name in names.iter().filter(|n| n.to_string_lossy().ends_with(".log")) {
-            fs::hard_link(dir.join(name), aside.join(name))?;
-        }
-        Ok(())
-    });
-    if let Err(e) = kept {
-        tracing::warn!("a damaged journal could not be set aside in {}: {e}", aside.display());
-    }
-}
-
-/// Bytes of the disk that are free for us.
-fn free(dir: &Path) -> u64 {
-    statvfs(dir).map_or(u64::MAX, |s| s.blocks_available().saturating_mul(s.fragment_size()))
-}
-
-fn default_limit(dir: &Path) -> u64 {
-    let disk = statvfs(dir).map_or(u64::MAX, |s| s.blocks().saturating_mul(s.fragment_size()));
-    LIMIT.min(disk / SHARE)
 }

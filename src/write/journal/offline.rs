@@ -8,10 +8,11 @@ use std::time::SystemTime;
 
 use super::super::layers::{self, Layer};
 use super::super::overlay::Origin;
+use super::directory::{base, lock, remove};
 use super::log::{Counters, Log};
 use super::record::Record;
 use super::scan::{scan, trouble};
-use super::{Change, Identity, Live, Pending, Request, base, lock, remove};
+use super::{Change, Identity, Live, Pending, Request};
 use crate::error::{Error, Kind, Result};
 
 const CHUNK: u64 = 1 << 20;
