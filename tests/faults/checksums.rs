@@ -11,10 +11,8 @@ use super::script::{Reply, Script, answer, error, etag};
 use super::{key, put};
 
 const CRC32C: &str = "x-amz-checksum-crc32c";
-
 /// Of `hello`.
 const HELLO_CRC32C: &str = "mnG7TA==";
-
 const HELLO_MD5: &str = "XUFAKrxLKna5cZ2REBfFkg==";
 
 pub fn sent(script: &Script, header: &str) -> Vec<Option<String>> {
