@@ -159,6 +159,20 @@ pub(super) struct GrantHeaders<'a> {
     pub write_acp: Option<&'a str>,
 }
 
+/// Those of a request about an object, where nobody is granted to write: each input has fields of its own for them.
+macro_rules! object_grants {
+    ($input:expr) => {
+        $crate::demo::acl::GrantHeaders {
+            full_control: $input.grant_full_control.as_deref(),
+            read: $input.grant_read.as_deref(),
+            write: None,
+            read_acp: $input.grant_read_acp.as_deref(),
+            write_acp: $input.grant_write_acp.as_deref(),
+        }
+    };
+}
+pub(super) use object_grants;
+
 impl GrantHeaders<'_> {
     pub fn any(&self) -> bool {
         [self.full_control, self.read, self.write, self.read_acp, self.write_acp].iter().any(Option::is_some)

@@ -3,7 +3,7 @@
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
-use super::acl::{Acl, GrantHeaders, Right};
+use super::acl::{Acl, GrantHeaders, Right, object_grants};
 use super::service::{Service, ok, shown_version};
 use super::store::Version;
 
@@ -66,13 +66,7 @@ impl Service {
         let id = i.version_id.as_deref();
         let (v, _) = self.find(&i.bucket, &i.key, id, who.as_deref(), Right::WriteAcp)?;
         let bucket_owner = self.0.store.with_bucket(&i.bucket, |b| Ok(b.info.acl.owner.clone()))?;
-        let grants = GrantHeaders {
-            full_control: i.grant_full_control.as_deref(),
-            read: i.grant_read.as_deref(),
-            write: i.grant_write.as_deref(),
-            read_acp: i.grant_read_acp.as_deref(),
-            write_acp: i.grant_write_acp.as_deref(),
-        };
+        let grants = GrantHeaders { write: i.grant_write.as_deref(), ..object_grants!(i) };
         let acl = change_acl(
             i.acl.as_ref().map(|a| a.as_str()),
             &grants,

@@ -4,7 +4,7 @@ use s3s::dto::*;
 use s3s::xml::{Deserialize, Deserializer, Serialize, Serializer};
 use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 
-use super::acl::{Acl, GrantHeaders, Right, display_name};
+use super::acl::{Acl, GrantHeaders, Right, display_name, object_grants};
 use super::attribute::change_acl;
 use super::service::{Service, denied, ok};
 use super::store::{BucketInfo, Versioning, timestamp};
@@ -83,13 +83,7 @@ impl Service {
     ) -> S3Result<S3Response<CreateBucketOutput>> {
         let who = self.who(&req.credentials).ok_or_else(denied)?;
         let i = req.input;
-        let grants = GrantHeaders {
-            full_control: i.grant_full_control.as_deref(),
-            read: i.grant_read.as_deref(),
-            write: i.grant_write.as_deref(),
-            read_acp: i.grant_read_acp.as_deref(),
-            write_acp: i.grant_write_acp.as_deref(),
-        };
+        let grants = GrantHeaders { write: i.grant_write.as_deref(), ..object_grants!(i) };
         let acl = Acl::of_headers(i.acl.as_ref().map(|a| a.as_str()), &grants, &who, None, &self.0.users)?;
         let region = i.create_bucket_configuration.and_then(|c| c.location_constraint);
         let region = region.map(|r| r.as_str().to_owned()).filter(|r| !r.is_empty());
@@ -141,13 +135,7 @@ impl Service {
         let who = self.who(&req.credentials);
         let i = req.input;
         let owner = self.bucket(&i.bucket, who.as_deref(), Right::WriteAcp, |b| Ok(b.info.acl.owner.clone()))?;
-        let grants = GrantHeaders {
-            full_control: i.grant_full_control.as_deref(),
-            read: i.grant_read.as_deref(),
-            write: i.grant_write.as_deref(),
-            read_acp: i.grant_read_acp.as_deref(),
-            write_acp: i.grant_write_acp.as_deref(),
-        };
+        let grants = GrantHeaders { write: i.grant_write.as_deref(), ..object_grants!(i) };
         let canned = i.acl.as_ref().map(|a| a.as_str());
         let acl = change_acl(canned, &grants, i.access_control_policy, &owner, None, &self.0.users)?;
         self.0.store.edit_bucket(&i.bucket, |info| {

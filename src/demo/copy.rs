@@ -3,7 +3,7 @@
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
-use super::acl::{Acl, GrantHeaders, Right};
+use super::acl::{Acl, Right, object_grants};
 use super::object::ReadConditions;
 use super::service::{ANONYMOUS, Received, Service, attributes, ok, shown_version};
 use super::store::{Checksums, Conditions, UploadedPart, Version, no_such_upload, now, timestamp};
@@ -88,13 +88,7 @@ impl Service {
         if !retag {
             new.tags = old.tags.clone();
         }
-        let grants = GrantHeaders {
-            full_control: i.grant_full_control.as_deref(),
-            read: i.grant_read.as_deref(),
-            write: None,
-            read_acp: i.grant_read_acp.as_deref(),
-            write_acp: i.grant_write_acp.as_deref(),
-        };
+        let grants = object_grants!(i);
         let owner = who.as_deref().unwrap_or(ANONYMOUS);
         let canned = i.acl.as_ref().map(|a| a.as_str());
         let acl = Acl::of_headers(canned, &grants, owner, Some(&bucket_owner), &self.0.users)?;

@@ -4,7 +4,7 @@ use md5::{Digest, Md5};
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 
-use super::acl::{Acl, GrantHeaders, Right, display_name};
+use super::acl::{Acl, Right, display_name, object_grants};
 use super::data::Data;
 use super::service::{ANONYMOUS, Received, Service, attributes, denied, ok, shown_version, sums};
 use super::store::{Bucket, Checksums, Conditions, Upload, UploadedPart, Version, hex, no_such_upload, now, timestamp};
@@ -48,13 +48,7 @@ impl Service {
         let mut i = req.input;
         let bucket_owner = self.bucket(&i.bucket, who.as_deref(), Right::Write, |b| Ok(b.info.acl.owner.clone()))?;
         let owner = who.unwrap_or_else(|| ANONYMOUS.to_owned());
-        let grants = GrantHeaders {
-            full_control: i.grant_full_control.as_deref(),
-            read: i.grant_read.as_deref(),
-            write: None,
-            read_acp: i.grant_read_acp.as_deref(),
-            write_acp: i.grant_write_acp.as_deref(),
-        };
+        let grants = object_grants!(i);
         let canned = i.acl.as_ref().map(|a| a.as_str());
         let acl = Acl::of_headers(canned, &grants, &owner, Some(&bucket_owner), &self.0.users)?;
         let attributes = attributes!(i)?;

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue};
 use s3s::dto::*;
 use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 
-use super::acl::{Acl, GrantHeaders, Right};
+use super::acl::{Acl, Right, object_grants};
 use super::form::Form;
 use super::service::{ANONYMOUS, Accepted, Service, attributes, custom, denied, http_date, ok, shown_version, sums};
 use super::store::{
@@ -215,13 +215,7 @@ impl Service {
             }
         }
         let bucket_owner = self.bucket(&i.bucket, who.as_deref(), Right::Write, |b| Ok(b.info.acl.owner.clone()))?;
-        let grants = GrantHeaders {
-            full_control: i.grant_full_control.as_deref(),
-            read: i.grant_read.as_deref(),
-            write: None,
-            read_acp: i.grant_read_acp.as_deref(),
-            write_acp: i.grant_write_acp.as_deref(),
-        };
+        let grants = object_grants!(i);
         let owner = who.as_deref().unwrap_or(ANONYMOUS);
         let acl =
             Acl::of_headers(i.acl.as_ref().map(|a| a.as_str()), &grants, owner, Some(&bucket_owner), &self.0.users)?;
