@@ -30,15 +30,7 @@ fn ours(server: &TestServer, mount: &TestMount) -> Vec<String> {
 }
 
 fn xosfs(server: &TestServer, args: &[&str]) -> Ran {
-    let mut c = command("timeout");
-    c.args(["-k", "5", "60"]).arg(binary()).args(args);
-    server.set_env(&mut c);
-    let output = c.output().unwrap();
-    Ran {
-        code: output.status.code(),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    Ran::of(server.program(60, args).output().unwrap())
 }
 
 #[track_caller]

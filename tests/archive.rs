@@ -9,7 +9,7 @@ mod common;
 use std::fs;
 use std::time::Duration;
 
-use common::{Ran, TestMount, TestServer, binary, command};
+use common::{Ran, TestMount, TestServer};
 use nix::errno::Errno;
 
 /// Classes that have to be restored, and what is asked for.
@@ -17,16 +17,7 @@ const CLASSES: [(&str, &str); 2] = [("GLACIER", "1"), ("DEEP_ARCHIVE", "3,Standa
 
 /// `xosfs ARGS…` with keys and endpoint.
 fn xosfs(server: &TestServer, args: &[&str]) -> Ran {
-    let mut c = command("timeout");
-    c.args(["-k", "5", "120"]).arg(binary());
-    server.set_env(&mut c);
-    c.env("AWS_ENDPOINT_URL", &server.endpoint).env("AWS_REGION", &server.region);
-    let output = c.args(args).output().unwrap();
-    Ran {
-        code: output.status.code(),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    Ran::of(server.program_there(120, args).output().unwrap())
 }
 
 #[track_caller]

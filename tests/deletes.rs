@@ -5,6 +5,8 @@
 mod common;
 mod killable;
 
+use std::path::Path;
+
 use killable::{BUCKET, Daemon, PATIENCE, World, name, world};
 use xosfs::Kind;
 use xosfs::demo::{Action, Rule};
@@ -21,10 +23,26 @@ fn filled(count: usize) -> World {
     w
 }
 
+/// What the store answers to deletes until [`World::store_again`].
+fn deletes_fail(w: &World, status: u16, code: &str) {
+    for operation in ["DeleteObjects", "DeleteObject"] {
+        w.server.knobs().fail(Rule::new(operation, Action::Status(status, code.into())).always());
+    }
+}
+
 /// Nothing is deleted until [`World::store_again`].
 fn no_deletes(w: &World) {
-    w.server.knobs().fail(Rule::new("DeleteObjects", Action::Status(503, "SlowDown".into())).always());
-    w.server.knobs().fail(Rule::new("DeleteObject", Action::Status(503, "SlowDown".into())).always());
+    deletes_fail(w, 503, "SlowDown");
+}
+
+/// Deletes are not allowed until [`World::store_again`].
+fn forbid_deletes(w: &World) {
+    deletes_fail(w, 403, "AccessDenied");
+}
+
+/// Deletes that the journal below `state` knows of.
+fn noted(state: &Path) -> usize {
+    survey(state).unwrap().iter().map(|s| s.deletes).sum()
 }
 
 fn keys(w: &World) -> Vec<String> {
@@ -91,7 +109,7 @@ fn a_delete_survives_a_crash() {
     assert_eq!(d.ls(), ["f0002"]);
     d.kill();
     let state = w.snapshot();
-    assert_eq!(survey(&state).unwrap().iter().map(|s| s.deletes).sum::<usize>(), 2);
+    assert_eq!(noted(&state), 2);
     let d = w.start_with(&state, "writeback");
     assert_eq!(d.ls(), ["f0002"], "hidden before it is deleted");
     assert!(d.find("f0000").is_none());
@@ -99,8 +117,7 @@ fn a_delete_survives_a_crash() {
     eventually_deleted(&w, &["f0002"]);
     d.block(d.fs.flush_all(PATIENCE));
     d.kill();
-    let state = w.snapshot();
-    assert_eq!(survey(&state).unwrap().iter().map(|s| s.deletes).sum::<usize>(), 0);
+    assert_eq!(noted(&w.snapshot()), 0);
 }
 
 /// Also one of the same content.
@@ -186,13 +203,11 @@ fn what_may_not_be_deleted_shows_again_and_fsync_tells() {
     let w = filled(2);
     let d = w.start();
     d.ls();
-    w.server.knobs().fail(Rule::new("DeleteObject", Action::Status(403, "AccessDenied".into())).always());
-    w.server.knobs().fail(Rule::new("DeleteObjects", Action::Status(403, "AccessDenied".into())).always());
+    forbid_deletes(&w);
     assert_eq!(d.unlink("f0000").unwrap_err().kind(), Kind::Denied, "the first is waited for");
     w.store_again();
     d.unlink("first").unwrap();
-    w.server.knobs().fail(Rule::new("DeleteObjects", Action::Status(403, "AccessDenied".into())).always());
-    w.server.knobs().fail(Rule::new("DeleteObject", Action::Status(403, "AccessDenied".into())).always());
+    forbid_deletes(&w);
     d.unlink("f0000").unwrap();
     assert_eq!(d.block(d.fs.sync_dir(ROOT)).unwrap_err().kind(), Kind::Denied);
     assert_eq!(d.ls(), ["f0000", "f0001"]);

@@ -8,7 +8,7 @@ mod killable;
 use std::path::Path;
 
 use bytes::Bytes;
-use killable::{BUCKET, PATIENCE, World, copy_dir, name, world};
+use killable::{BUCKET, Daemon, PATIENCE, World, copy_dir, name, world};
 use xosfs::Kind;
 use xosfs::demo::{Action, Rule};
 use xosfs::fs::ROOT;
@@ -171,23 +171,30 @@ fn after_a_crash_in_a_rename_nothing_waits_for_what_was_replaced() {
     assert_eq!(w.get("new").unwrap(), "ours", "the rename has not ended");
 }
 
+/// Writes to `f`, whose bytes are `stored` when the daemon is killed; the next one knows nothing of the upload.
+#[track_caller]
+fn killed_after_the_upload(w: &World, flags: i32, at: u64, bytes: &[u8], stored: &str) -> Daemon {
+    let d = w.start();
+    w.no_store();
+    let fh = d.open("f", flags).unwrap();
+    d.put(fh, at, bytes);
+    d.close(fh).unwrap();
+    let before = w.snapshot();
+    w.store_again();
+    d.settles();
+    assert_eq!(w.get("f").unwrap(), stored);
+    d.kill();
+    w.start_with(&before, "writeback")
+}
+
 /// The upload had arrived when the daemon was killed, and the next thing that needs it is not the background.
 // R85 R89
 #[test]
 fn after_a_crash_what_was_stored_already_is_no_conflict_for_a_rename_or_fsync_either() {
     for renamed in [false, true] {
         let w = world();
-        let d = w.start();
-        w.no_store();
-        let fh = d.open("f", libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL).unwrap();
-        d.put(fh, 0, b"ours");
-        d.close(fh).unwrap();
-        let before = w.snapshot();
-        w.store_again();
-        d.settles();
-        assert_eq!(w.get("f").unwrap(), "ours");
-        d.kill();
-        let d = w.start_with(&before, "writeback");
+        let exclusive = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
+        let d = killed_after_the_upload(&w, exclusive, 0, b"ours", "ours");
         if renamed {
             d.rename("f", "g").unwrap();
             assert_eq!(d.read("g"), b"ours");
@@ -209,17 +216,7 @@ fn after_a_crash_what_was_stored_already_is_no_conflict_for_a_rename_or_fsync_ei
 fn after_a_crash_a_changed_file_is_read_at_once() {
     let w = world();
     w.server.store().put(BUCKET, "f", "0123456789");
-    let d = w.start();
-    w.no_store();
-    let fh = d.open("f", libc::O_RDWR).unwrap();
-    d.put(fh, 10, b" and more");
-    d.close(fh).unwrap();
-    let before = w.snapshot();
-    w.store_again();
-    d.settles();
-    assert_eq!(w.get("f").unwrap(), "0123456789 and more");
-    d.kill();
-    let d = w.start_with(&before, "writeback");
+    let d = killed_after_the_upload(&w, libc::O_RDWR, 10, b" and more", "0123456789 and more");
     assert_eq!(d.read("f"), b"0123456789 and more");
     d.settles();
     assert_eq!(w.get("f").unwrap(), "0123456789 and more");

@@ -14,24 +14,13 @@ use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use common::noise::noise;
 use common::{TestMount, TestServer};
 
 const MIB: usize = 1 << 20;
 /// Of a test.
 const DEADLINE: Duration = Duration::from_secs(120);
 const LIFE: Duration = Duration::from_secs(2);
-
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..len)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 32) as u8
-        })
-        .collect()
-}
 
 /// Sessions that the mount has had.
 fn sessions(mount: &TestMount) -> usize {

@@ -35,7 +35,7 @@ fn a_small_file_goes_up_and_down_in_one_request_each_way() {
 #[test]
 fn a_large_file_goes_in_parts_both_ways() {
     let place = Place::new();
-    let bytes = noise(17 * MIB + 123);
+    let bytes = noise(1, 17 * MIB + 123);
     place.write("large", &bytes);
     place.clear();
     place.ok(&["cp", "-o", "part_size=5M", "large", "s3://bucket/large"]);
@@ -51,7 +51,7 @@ fn a_large_file_goes_in_parts_both_ways() {
 #[test]
 fn what_is_stored_gets_the_attributes_asked_for() {
     let place = Place::new();
-    let (small, large) = (vec![b'x'; 10], noise(6 * MIB));
+    let (small, large) = (vec![b'x'; 10], noise(1, 6 * MIB));
     for (name, bytes) in [("small", small), ("large", large)] {
         place.write(name, &bytes);
         let uri = format!("s3://bucket/{name}");
@@ -83,14 +83,14 @@ fn what_is_stored_gets_the_attributes_asked_for() {
 #[test]
 fn a_pipe_is_stored_and_fetched() {
     let place = Place::new();
-    let bytes = noise(12 * MIB + 1);
+    let bytes = noise(1, 12 * MIB + 1);
     let mut command = place.command(&["cp", "-o", "part_size=5M", "-", "s3://bucket/piped"]);
     place.clear();
     assert_eq!(ran(command.write_stdin(bytes.clone())).code, Some(0));
     assert_eq!((place.count("UploadPart"), place.count("CompleteMultipartUpload")), (3, 1));
     assert!(place.get("piped") == bytes);
     // Exactly one part and nothing more.
-    let one = noise(5 * MIB);
+    let one = noise(1, 5 * MIB);
     let mut command = place.command(&["cp", "-o", "part_size=5M", "-", "s3://bucket/one"]);
     assert_eq!(ran(command.write_stdin(one.clone())).code, Some(0));
     assert!(place.get("one") == one);
@@ -187,7 +187,7 @@ fn what_is_there_is_left_alone_when_asked() {
 #[test]
 fn a_failed_download_leaves_nothing_under_the_name() {
     let place = Place::new();
-    place.put("k", noise(8 * MIB));
+    place.put("k", noise(1, 8 * MIB));
     place.write("k", "before");
     place.server.knobs().fail(Rule::new("GetObject", Action::Status(403, "AccessDenied".into())).always());
     let ran = place.run(&["cp", "s3://bucket/k", "k"]);
@@ -199,13 +199,13 @@ fn a_failed_download_leaves_nothing_under_the_name() {
     // A cut body is fetched from where it was cut.
     place.server.knobs().fail(Rule::new("GetObject", Action::CutBody(1 << 20)).times(2));
     place.ok(&["cp", "s3://bucket/k", "k"]);
-    assert!(place.read("k") == noise(8 * MIB));
+    assert!(place.read("k") == noise(1, 8 * MIB));
 }
 
 #[test]
 fn a_failed_upload_is_aborted() {
     let place = Place::new();
-    place.write("large", noise(12 * MIB));
+    place.write("large", noise(1, 12 * MIB));
     place.server.knobs().fail(Rule::new("UploadPart", Action::Status(403, "AccessDenied".into())).nth(2));
     let ran = place.run(&["cp", "-o", "part_size=5M", "large", "s3://bucket/large"]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
@@ -217,7 +217,7 @@ fn a_failed_upload_is_aborted() {
 #[test]
 fn an_interrupted_upload_is_resumed_from_its_parts() {
     let place = Place::new();
-    let bytes = noise(21 * MIB);
+    let bytes = noise(1, 21 * MIB);
     place.write("large", &bytes);
     let args = ["cp", "--resume", "-o", "part_size=5M,max_uploads=1", "large", "s3://bucket/large"];
     place.server.knobs().fail(Rule::new("UploadPart", Action::Status(403, "AccessDenied".into())).nth(4));
@@ -244,7 +244,7 @@ fn an_interrupted_upload_is_resumed_from_its_parts() {
 #[test]
 fn an_interrupted_download_is_resumed_where_it_ended() {
     let place = Place::new();
-    let bytes = noise(21 * MIB);
+    let bytes = noise(1, 21 * MIB);
     place.put("large", bytes.clone());
     let options = ["cp", "--resume", "-o", "part_size=5M,max_uploads=1", "s3://bucket/large", "back"];
     place.server.knobs().fail(Rule::new("GetObject", Action::Status(403, "AccessDenied".into())).nth(3).times(1));
@@ -260,7 +260,7 @@ fn an_interrupted_download_is_resumed_where_it_ended() {
 #[test]
 fn a_command_that_is_ended_aborts_its_upload() {
     let place = Place::new();
-    place.write("large", noise(12 * MIB));
+    place.write("large", noise(1, 12 * MIB));
     place.server.knobs().fail(Rule::new("UploadPart", Action::Stall(Duration::from_secs(20))).always());
     let keys = place.server.keys();
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_xosfs"))
@@ -298,7 +298,7 @@ fn state(place: &Place, name: &str) -> (u32, i128) {
 fn mode_owner_and_times_are_kept_when_asked() {
     let place = Place::new();
     place.write("tree/run.sh", "echo");
-    place.write("tree/large", noise(6 * MIB));
+    place.write("tree/large", noise(1, 6 * MIB));
     for (name, mode, seconds) in [("tree/run.sh", 0o750, 1_500_000_000), ("tree/large", 0o604, 1_400_000_000)] {
         let file = std::fs::File::options().write(true).open(place.dir().join(name)).unwrap();
         file.set_permissions(std::fs::Permissions::from_mode(mode)).unwrap();

@@ -11,6 +11,8 @@ mod copying;
 mod each;
 mod lists;
 mod mounted;
+#[path = "../common/noise.rs"]
+mod noise;
 mod objects;
 mod rights;
 mod signed;
@@ -20,6 +22,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use assert_cmd::Command;
+use noise::noise;
 use serde_json::Value;
 use tempfile::TempDir;
 use xosfs::demo::{self as embedded, Server};
@@ -165,17 +168,4 @@ fn ran(command: &mut Command) -> Ran {
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
-}
-
-/// Bytes that repeat nowhere at a part's length.
-fn noise(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    (0..len)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 32) as u8
-        })
-        .collect()
 }

@@ -213,7 +213,7 @@ fn every_action_of_the_manual_has_its_command() {
     place.write("file", "x");
     place.ok(&["cp", "--storage-class", "GLACIER", "file", "s3://bucket/cold"]);
     // An upload that nobody has completed.
-    place.write("large", noise(6 << 20));
+    place.write("large", noise(1, 6 << 20));
     place.server.knobs().fail(Rule::new("UploadPart", Action::Status(403, "AccessDenied".into())).nth(2));
     place.run(&["cp", "--resume", "-o", "part_size=5M,max_uploads=1", "large", "s3://bucket/u"]);
     place.server.knobs().clear_rules();

@@ -11,10 +11,12 @@
 // Each test target compiles this module and uses its own part of it.
 #![allow(dead_code)]
 
+pub mod noise;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -81,12 +83,22 @@ pub fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     c
 }
 
-/// What a shell script printed and how it ended.
+/// What a program printed and how it ended.
 #[derive(Debug)]
 pub struct Ran {
     pub code: Option<i32>,
     pub out: String,
     pub err: String,
+}
+
+impl Ran {
+    pub fn of(output: Output) -> Ran {
+        Ran {
+            code: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
 }
 
 /// Runs a bash script in `dir`, stopping at the first failing command.
@@ -96,11 +108,7 @@ pub fn try_sh(dir: &Path, script: &str) -> Ran {
         .current_dir(dir)
         .output()
         .unwrap_or_else(|e| panic!("cannot run a shell in {}: {e}", dir.display()));
-    Ran {
-        code: output.status.code(),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    Ran::of(output)
 }
 
 /// Runs a bash script in `dir` that has to succeed; returns what it printed.
@@ -224,6 +232,21 @@ impl TestServer {
         c.env("AWS_ACCESS_KEY_ID", &self.access_key).env("AWS_SECRET_ACCESS_KEY", &self.secret_key);
     }
 
+    /// `xosfs ARGS…` with the keys, and so many seconds to end in.
+    pub fn program(&self, seconds: u32, args: &[&str]) -> Command {
+        let mut c = command("timeout");
+        c.args(["-k", "5", &seconds.to_string()]).arg(binary()).args(args);
+        self.set_env(&mut c);
+        c
+    }
+
+    /// The same, told where the store is.
+    pub fn program_there(&self, seconds: u32, args: &[&str]) -> Command {
+        let mut c = self.program(seconds, args);
+        c.env("AWS_ENDPOINT_URL", &self.endpoint).env("AWS_REGION", &self.region);
+        c
+    }
+
     /// How rclone calls a key of the bucket.
     pub fn remote(&self, key: &str) -> String {
         format!("store:{}/{key}", self.bucket)
@@ -256,11 +279,7 @@ impl TestServer {
             c.env("RCLONE_CONFIG_STORE_NO_CHECK_BUCKET", "false");
         }
         let output = c.args(args).output().expect("timeout and rclone are installed (tests/run installs them)");
-        Ran {
-            code: output.status.code(),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        Ran::of(output)
     }
 
     #[track_caller]

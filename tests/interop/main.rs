@@ -24,14 +24,14 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use common::{Ran, TestServer, binary, command, temp_dir};
+use common::{Ran, TestServer, command, temp_dir};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// The life of one Python process, in seconds.
 const PYTHON_DEADLINE: &str = "300";
 /// One command.
-const COMMAND_DEADLINE: &str = "120";
+const COMMAND_DEADLINE: u32 = 120;
 
 fn python() -> PathBuf {
     if let Some(given) = std::env::var_os("XOSFS_TEST_PYTHON") {
@@ -167,17 +167,8 @@ impl Place {
     }
 
     fn run_with(&self, args: &[&str], env: &[(&str, &str)]) -> Ran {
-        let mut c = command("timeout");
-        c.args(["-k", "5", COMMAND_DEADLINE]).arg(binary());
-        self.server.set_env(&mut c);
-        c.env("AWS_ENDPOINT_URL", &self.server.endpoint).env("AWS_REGION", &self.server.region);
-        c.envs(env.iter().copied());
-        let output = c.args(args).current_dir(self.temp.path()).output().unwrap();
-        Ran {
-            code: output.status.code(),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        let mut c = self.server.program_there(COMMAND_DEADLINE, args);
+        Ran::of(c.envs(env.iter().copied()).current_dir(self.temp.path()).output().unwrap())
     }
 
     #[track_caller]

@@ -4,22 +4,10 @@ use md5::{Digest, Md5};
 use serde_json::json;
 
 use super::common::TestMount;
+use super::common::noise::noise;
 use super::{Place, decoded, encoded};
 
 const MIB: usize = 1 << 20;
-
-/// Bytes that repeat nowhere at a part's length.
-fn noise(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    (0..len)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 32) as u8
-        })
-        .collect()
-}
 
 /// The entity tag of an object that was stored in parts of so many bytes.
 fn etag(bytes: &[u8], part: usize) -> String {
@@ -32,7 +20,7 @@ fn etag(bytes: &[u8], part: usize) -> String {
 #[test]
 fn parts_of_either_make_the_same_object() {
     let mut place = Place::new();
-    let bytes = noise(12 * MIB + 5);
+    let bytes = noise(1, 12 * MIB + 5);
     let expected = etag(&bytes, 5 * MIB);
     place.write("large", &bytes);
     place.ok(&["cp", "-o", "part_size=5M", "large", &place.uri("by xosfs")]);
@@ -59,7 +47,7 @@ fn parts_of_either_make_the_same_object() {
 #[test]
 fn a_mount_and_boto_read_each_other_s_large_files() {
     let mut place = Place::new();
-    let mut bytes = noise(17 * MIB + 5);
+    let mut bytes = noise(1, 17 * MIB + 5);
     let mount = TestMount::with(&place.server, &["part_size=5M,metadata_ttl=0"]);
     std::fs::write(mount.join("f"), &bytes).unwrap();
     let args = place.args("f", json!({}));
@@ -82,7 +70,7 @@ fn a_mount_and_boto_read_each_other_s_large_files() {
 #[test]
 fn an_upload_begun_by_boto_is_seen_resumed_and_aborted() {
     let mut place = Place::new();
-    let bytes = noise(12 * MIB);
+    let bytes = noise(1, 12 * MIB);
     place.write("large", &bytes);
     let (key, uri) = ("up/é +", place.uri("up/é +"));
     let id = place.object("create_multipart_upload", key, json!({}))["UploadId"].as_str().unwrap().to_owned();

@@ -135,18 +135,6 @@ pub fn name(text: &str) -> Name {
     Name::parse(OsStr::new(text)).unwrap()
 }
 
-pub fn content(seed: u64, len: usize) -> Vec<u8> {
-    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..len)
-        .map(|_| {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            (x >> 24) as u8
-        })
-        .collect()
-}
-
 impl Daemon {
     pub fn block<T>(&self, work: impl Future<Output = T>) -> T {
         self.rt.as_ref().unwrap().block_on(async { tokio::time::timeout(PATIENCE, work).await.expect("in time") })

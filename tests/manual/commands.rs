@@ -5,7 +5,8 @@ use xosfs::config::credentials::Credentials;
 use xosfs::key::Key;
 use xosfs::s3::{NewObject, S3, Settings};
 
-use super::{World, noise};
+use super::World;
+use super::common::noise::noise;
 
 const CANNED: [&str; 4] = ["public-read", "public-read-write", "authenticated-read", "private"];
 
@@ -316,7 +317,7 @@ fn uploads_and_their_parts_are_listed_and_aborted() {
         for name in ["u/one", "u/two"] {
             let key = Key::new(name).unwrap();
             let id = s3.create_upload(&key, &NewObject::default()).await.unwrap();
-            s3.upload_part(&key, &id, 1, bytes::Bytes::from(noise(5 << 20)).into()).await.unwrap();
+            s3.upload_part(&key, &id, 1, bytes::Bytes::from(noise(1, 5 << 20)).into()).await.unwrap();
             ids.push(id);
         }
         ids

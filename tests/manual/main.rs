@@ -53,10 +53,8 @@ impl World {
 
     /// `xosfs ARGS…` in the directory.
     fn command(&self, args: &[&str]) -> Command {
-        let mut c = command("timeout");
-        c.args(["-k", "5", "120"]).arg(binary()).args(args).current_dir(self.dir.path());
-        self.server.set_env(&mut c);
-        c.env("AWS_ENDPOINT_URL", &self.server.endpoint).env("AWS_REGION", &self.server.region);
+        let mut c = self.server.program_there(120, args);
+        c.current_dir(self.dir.path());
         c
     }
 
@@ -71,12 +69,7 @@ impl World {
         std::thread::scope(|s| {
             // A command that ends early reads no further.
             s.spawn(move || stdin.write_all(input).is_ok());
-            let output = child.wait_with_output().unwrap();
-            Ran {
-                code: output.status.code(),
-                out: String::from_utf8_lossy(&output.stdout).into_owned(),
-                err: String::from_utf8_lossy(&output.stderr).into_owned(),
-            }
+            Ran::of(child.wait_with_output().unwrap())
         })
     }
 
@@ -165,16 +158,4 @@ impl Drop for World {
             self.run(&["rm", "-r", "--all", "--versions", &format!("s3://{}", self.bucket())]);
         }
     }
-}
-
-/// Bytes that repeat nowhere at a part's length.
-fn noise(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 32) as u8
-    };
-    std::iter::repeat_with(next).take(len).collect()
 }

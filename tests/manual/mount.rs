@@ -6,8 +6,9 @@ use std::path::Path;
 use nix::errno::Errno;
 use serde_json::{Value, json};
 
+use super::common::noise::noise;
 use super::common::{TestMount, command};
-use super::{World, binary, noise};
+use super::{World, binary};
 
 #[track_caller]
 fn attribute(path: &Path, name: &str) -> String {
@@ -109,7 +110,7 @@ fn a_closed_file_is_an_object_with_what_was_asked_for() {
     let options = ["acl=public-read", "storage_class=STANDARD_IA", "tags=a=1&b=%26", "part_size=5M", "stream_after=8M"];
     let mount = TestMount::with(&w.server, &options);
     // One is stored by a single request, the other in parts.
-    let large = noise(12 << 20);
+    let large = noise(1, 12 << 20);
     for (name, content, kind) in [
         ("page.html", &b"<p>hello</p>"[..], "text/html"),
         ("photo.jpg", b"x", "image/jpeg"),
@@ -359,7 +360,7 @@ fn signed_urls_are_attributes() {
 fn a_large_file_goes_in_parts_and_comes_back() {
     let w = World::new();
     let mount = TestMount::with(&w.server, &["part_size=5M", "stream_after=5M", "acl=public-read"]);
-    let bytes = noise((17 << 20) + 123);
+    let bytes = noise(1, (17 << 20) + 123);
     w.requests();
     fs::write(mount.join("large.mp4"), &bytes).unwrap();
     // Entity tags of uploads in parts say how many there were.
@@ -386,7 +387,7 @@ fn a_large_file_goes_in_parts_and_comes_back() {
 fn a_change_of_a_large_file_copies_the_rest() {
     use std::os::unix::fs::FileExt;
     let w = World::new();
-    let mut bytes = noise(24 << 20);
+    let mut bytes = noise(1, 24 << 20);
     w.write("large", &bytes);
     w.ok(&["cp", "large", &w.uri("large")]);
     let mount = TestMount::with(&w.server, &["part_size=5M"]);

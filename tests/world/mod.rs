@@ -3,6 +3,9 @@
 // Every test takes what it needs.
 #![allow(dead_code)]
 
+#[path = "../common/noise.rs"]
+mod noise;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,15 +80,7 @@ pub fn key(name: &str) -> Key {
 
 /// `len` bytes that differ with `seed`.
 pub fn pattern(seed: u64, len: u64) -> Vec<u8> {
-    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..len)
-        .map(|_| {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            (x >> 24) as u8
-        })
-        .collect()
+    noise::noise(seed, len as usize)
 }
 
 impl World {

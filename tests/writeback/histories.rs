@@ -9,7 +9,8 @@ use xosfs::fs::file::WriteMode;
 use xosfs::write::journal::PendingState;
 
 use super::common;
-use super::killable::{BUCKET, PATIENCE, content, world};
+use super::common::noise::noise;
+use super::killable::{BUCKET, PATIENCE, world};
 
 /// Random programs on a few files, killed at random moments: the store has in the end what was acknowledged.
 #[test]
@@ -41,7 +42,7 @@ fn any_history_with_crashes_ends_in_what_was_acknowledged() {
             match next(10) {
                 0..4 => {
                     let len = [0, 10, 5000, 200_000, 700_000][next(5) as usize];
-                    let bytes = content(round * 1000 + step, len);
+                    let bytes = noise(round * 1000 + step, len);
                     if d.try_write(&file, &bytes).is_ok() {
                         model.insert(file, bytes);
                     } else {
@@ -51,7 +52,7 @@ fn any_history_with_crashes_ends_in_what_was_acknowledged() {
                 4..7 => {
                     let Ok(fh) = d.open(&file, libc::O_RDWR) else { continue };
                     let at = next(300_000);
-                    let bytes = content(step, 1 + next(60_000) as usize);
+                    let bytes = noise(step, 1 + next(60_000) as usize);
                     let written = d.block(d.fs.write(fh, at, Bytes::from(bytes.clone()), WriteMode::default()));
                     if written.and(d.close(fh)).is_ok() {
                         let there = model.entry(file).or_default();

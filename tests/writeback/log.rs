@@ -13,7 +13,8 @@ use xosfs::fs::file::{OpenMode, WriteMode};
 use xosfs::write::journal::{PendingState, survey};
 
 use super::common;
-use super::killable::{BUCKET, Daemon, OWNER, PATIENCE, World, content, name, world};
+use super::common::noise::noise;
+use super::killable::{BUCKET, Daemon, OWNER, PATIENCE, World, name, world};
 
 #[test]
 fn many_closers_share_one_sync() {
@@ -57,7 +58,7 @@ pub fn log_of(w: &World, files: &[(&str, usize)]) -> (PathBuf, PathBuf) {
     let d = w.start();
     w.no_store();
     for (path, len) in files {
-        d.write(path, &content(9, *len));
+        d.write(path, &noise(9, *len));
     }
     d.kill();
     let state = w.snapshot();
@@ -156,7 +157,7 @@ fn the_journals_of_processes_that_are_gone_are_taken_over() {
     w.store_again();
     d.fs.retry(None).unwrap();
     d.settles();
-    assert!(w.get("small").unwrap() == content(9, 100) && w.get("large").unwrap() == content(9, 1 << 20));
+    assert!(w.get("small").unwrap() == noise(9, 100) && w.get("large").unwrap() == noise(9, 1 << 20));
     assert_eq!(w.get("both").unwrap(), "newer");
 }
 
@@ -221,16 +222,16 @@ fn a_file_that_was_replaced_in_the_journal_is_no_damage() {
     let w = world();
     let d = w.start();
     w.no_store();
-    d.write("f", &content(1, 1 << 20));
-    d.write("f", &content(2, 2 << 20));
-    d.write("g", &content(3, 1 << 20));
+    d.write("f", &noise(1, 1 << 20));
+    d.write("f", &noise(2, 2 << 20));
+    d.write("g", &noise(3, 1 << 20));
     d.unlink("g").unwrap();
     let d = w.restart(d);
     assert_eq!((d.damage.len(), d.pending_keys()), (0, vec!["f".to_owned()]));
     w.store_again();
     d.fs.retry(None).unwrap();
     d.settles();
-    assert!(w.get("f").unwrap() == content(2, 2 << 20));
+    assert!(w.get("f").unwrap() == noise(2, 2 << 20));
     let files = |d: &Daemon| fs::read_dir(d.journal.dir()).unwrap().flatten().filter(|e| e.path().is_file()).count();
     let d = w.restart(d);
     assert_eq!(files(&d), 3, "lock, identity and one segment");

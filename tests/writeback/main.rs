@@ -12,7 +12,8 @@ mod uploads;
 
 use std::time::Duration;
 
-use killable::{BUCKET, Daemon, PATIENCE, World, content, world};
+use common::noise::noise;
+use killable::{BUCKET, Daemon, PATIENCE, World, world};
 
 // R82
 #[test]
@@ -20,7 +21,7 @@ fn close_needs_no_store_and_a_killed_daemon_loses_nothing() {
     let w = world();
     let d = w.start();
     w.no_store();
-    let (small, large) = (content(1, 5000), content(2, 3 << 20));
+    let (small, large) = (noise(1, 5000), noise(2, 3 << 20));
     d.write("small", &small);
     d.write("large", &large);
     d.write("empty", b"");
@@ -107,7 +108,7 @@ fn an_unlinked_pending_file_stays_readable_through_its_handles() {
     let w = world();
     let d = w.start();
     w.no_store();
-    let bytes = content(3, 900_000);
+    let bytes = noise(3, 900_000);
     d.write("f", &bytes);
     // Taken up from the journal, so that the bytes are only there.
     let d = w.restart(d);
@@ -171,7 +172,7 @@ fn answered_but_not_noted(w: &World, change: impl Fn(&Daemon)) -> Daemon {
 #[test]
 fn what_the_store_has_already_is_recognised() {
     let w = world();
-    let old = content(5, 300_000);
+    let old = noise(5, 300_000);
     w.server.store().put(BUCKET, "changed", old.clone());
     let d = answered_but_not_noted(&w, |d| {
         let fh = d.open("changed", libc::O_WRONLY).unwrap();

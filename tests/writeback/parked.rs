@@ -8,7 +8,8 @@ use xosfs::demo::{Action, Rule};
 use xosfs::write::journal::{PendingState, discard, export, survey};
 
 use super::common;
-use super::killable::{BUCKET, PATIENCE, content, world};
+use super::common::noise::noise;
+use super::killable::{BUCKET, PATIENCE, world};
 use super::log::{keys, log_of};
 
 // R85
@@ -88,7 +89,7 @@ fn an_entry_can_be_discarded_without_a_daemon() {
 #[test]
 fn a_change_of_a_version_that_somebody_replaced_is_kept_and_never_merged() {
     let w = world();
-    w.server.store().put(BUCKET, "f", content(5, 300_000));
+    w.server.store().put(BUCKET, "f", noise(5, 300_000));
     let d = w.start();
     w.no_store();
     let fh = d.open("f", libc::O_WRONLY).unwrap();

@@ -5,7 +5,8 @@ use xosfs::demo::{Action, Rule};
 use xosfs::fs::file::WriteMode;
 
 use super::common;
-use super::killable::{BUCKET, PATIENCE, content, world};
+use super::common::noise::noise;
+use super::killable::{BUCKET, PATIENCE, world};
 
 // R88
 #[test]
@@ -48,7 +49,7 @@ fn an_upload_whose_id_never_arrived_is_found() {
 fn a_streamed_file_is_stored_by_its_close() {
     let w = world();
     let d = w.start_with(&w.state(), "writeback,stream_after=5M,part_size=5M");
-    let bytes = content(4, 30 << 20);
+    let bytes = noise(4, 30 << 20);
     d.write("f", &bytes);
     assert!(w.get("f").unwrap() == bytes);
     d.settles();

@@ -1,12 +1,13 @@
 //! What is stored by a commit, and what by one that fails.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use xosfs::Kind;
 use xosfs::demo::{Action, Rule};
 use xosfs::s3::{Condition, NewObject};
-use xosfs::write::{OnConflict, WriteSettings, Writer};
+use xosfs::write::{Committed, OnConflict, WriteSettings, Writer};
 
 use super::world::{BUCKET, PAGE, key, pattern, small, whole, world};
 
@@ -100,36 +101,26 @@ async fn writes_during_a_commit_survive_its_success_and_its_failure() {
     }
 }
 
+/// Begun at a time.
+fn five_commits(w: &Arc<Writer>) -> Vec<tokio::task::JoinHandle<xosfs::Result<Option<Committed>>>> {
+    let commit = |w: Arc<Writer>| tokio::spawn(async move { w.commit().await });
+    (0..5).map(|_| commit(w.clone())).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_commits_are_one() {
     let t = world(64 << 20, small()).await;
     let w = t.create("f");
     w.write(0, Bytes::from_static(b"x")).await.unwrap();
     t.server.knobs().set(|b| b.latency = Duration::from_millis(100));
-    let all: Vec<_> = (0..5)
-        .map(|_| {
-            tokio::spawn({
-                let w = w.clone();
-                async move { w.commit().await }
-            })
-        })
-        .collect();
-    for c in all {
+    for c in five_commits(&w) {
         c.await.unwrap().unwrap();
     }
     assert_eq!(t.count("PutObject"), 1);
     // A failure is everybody's.
     w.write(0, Bytes::from_static(b"y")).await.unwrap();
     t.server.knobs().fail(Rule::new("PutObject", Action::Status(403, "AccessDenied".into())));
-    let all: Vec<_> = (0..5)
-        .map(|_| {
-            tokio::spawn({
-                let w = w.clone();
-                async move { w.commit().await }
-            })
-        })
-        .collect();
-    for c in all {
+    for c in five_commits(&w) {
         assert_eq!(c.await.unwrap().unwrap_err().kind(), Kind::Denied);
     }
     assert_eq!(t.count("PutObject"), 2);
