@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use super::{Place, command, run, server, set_keys, sh};
+use super::place::{Place, command, run, server, set_keys, sh, xosfs};
 
 /// What is wrong with one mount that would work otherwise.
 #[derive(Clone, Default)]
@@ -164,7 +164,7 @@ fn bad_input_is_one_line_an_exit_code_and_nothing_left() {
             if helper {
                 mount = command(place.called("mount.fuse.xosfs"));
             } else {
-                mount = command(env!("CARGO_BIN_EXE_xosfs"));
+                mount = xosfs();
                 mount.arg("mount");
                 mount.args((how == "foreground").then_some("--foreground"));
             }
@@ -215,7 +215,7 @@ fn umount_leaves_what_is_not_ours() {
     let place = Place::new();
     let ran = place.umount();
     assert!(ran.code == Some(1) && ran.err.contains("is not mounted"), "{ran:?}");
-    let ran = run(command(env!("CARGO_BIN_EXE_xosfs")).args(["umount", "/proc"]));
+    let ran = run(xosfs().args(["umount", "/proc"]));
     assert!(ran.code == Some(1) && ran.err.contains("not of xosfs"), "{ran:?}");
     assert_eq!(sh(&place.dir, "test -d /proc/self").code, Some(0));
 }

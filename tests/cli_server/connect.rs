@@ -7,7 +7,7 @@ use xosfs::config::Options;
 use xosfs::daemon::{Request, connect, log, report::Report};
 use xosfs::demo::{self, Action, Rule, Server};
 
-use super::{command, server, set_keys};
+use super::place::{command, server, set_keys};
 
 /// Not a test by itself: connects as the daemon does, in a process that has the environment for it.
 #[test]

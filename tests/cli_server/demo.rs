@@ -8,7 +8,7 @@ use std::process::Child;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{PATIENCE, Place, command, ok, run, sh, until, wait};
+use super::place::{PATIENCE, Place, ok, run, sh, until, wait, xosfs};
 
 /// A demo that is up.
 struct Demo {
@@ -23,7 +23,7 @@ impl Demo {
     }
 
     fn start_in(place: Place, args: &[&str], ready: &str) -> Demo {
-        let mut demo = command(env!("CARGO_BIN_EXE_xosfs"));
+        let mut demo = xosfs();
         demo.arg("demo").args(args).env("TMPDIR", place.temp.path()).env("XDG_CACHE_HOME", place.path("cache"));
         // Where a caller's settings must not lead the mount to another store.
         demo.env("AWS_PROFILE", "other").env("AWS_REGION", "eu-west-9").env("HTTP_PROXY", "http://127.0.0.1:1");
@@ -75,7 +75,7 @@ fn serve_only_prints_what_programs_need_and_ready() {
     assert!(lines[0].1.starts_with("http://127.0.0.1:") && lines[4].1 == "my-bucket", "{out}");
     // These lines are all that a mount needs.
     let place = &demo.place;
-    let mut mount = command(env!("CARGO_BIN_EXE_xosfs"));
+    let mut mount = xosfs();
     mount.envs(lines[..5].iter().copied()).args(["mount", "my-bucket"]).arg(&place.dir);
     let log = place.path("log");
     let ran = run(mount.arg("-o").arg(format!("log={},staging_dir={}", log.display(), place.temp.path().display())));
@@ -94,7 +94,7 @@ fn a_slow_server_answers_late_and_says_what_it_was_asked() {
     let mut demo = Demo::start(&args, "ready");
     let out = demo.out();
     let settings = out.lines().filter_map(|l| l.split_once('='));
-    let mut ls = command(env!("CARGO_BIN_EXE_xosfs"));
+    let mut ls = xosfs();
     let begun = std::time::Instant::now();
     assert_eq!(run(ls.envs(settings).args(["ls", "s3://demo"])).code, Some(0));
     assert!(begun.elapsed() >= std::time::Duration::from_millis(150), "{:?}", begun.elapsed());
@@ -117,17 +117,17 @@ fn what_is_wrong_with_a_demo_is_one_line() {
         (vec!["/nonexistent/dir"], 1, "does not exist"),
         (vec!["/proc/self/status"], 1, "not a directory"),
     ] {
-        let ran = run(command(env!("CARGO_BIN_EXE_xosfs")).arg("demo").args(&args));
+        let ran = run(xosfs().arg("demo").args(&args));
         assert_eq!(ran.code, Some(code), "{args:?}: {ran:?}");
         assert_eq!((&*ran.out, ran.err.lines().count()), ("", 1), "{args:?}: {ran:?}");
         assert!(ran.err.starts_with("xosfs: ") && ran.err.contains(part), "{args:?}: {ran:?}");
     }
-    let ran = run(command(env!("CARGO_BIN_EXE_xosfs")).args(["demo", "--serve-only", "--listen", "here"]));
+    let ran = run(xosfs().args(["demo", "--serve-only", "--listen", "here"]));
     assert!(ran.code == Some(2) && ran.err.contains("--listen"), "{ran:?}");
     for (name, value, part) in
         [("--latency", "soon", "soon"), ("--latency", "60001", "60000"), ("--bandwidth", "1", "range")]
     {
-        let ran = run(command(env!("CARGO_BIN_EXE_xosfs")).args(["demo", "--serve-only", name, value]));
+        let ran = run(xosfs().args(["demo", "--serve-only", name, value]));
         assert!(ran.code == Some(2) && ran.err.contains(name) && ran.err.contains(part), "{ran:?}");
     }
 }
@@ -189,14 +189,9 @@ fn every_line_of_the_tour_works() {
         assert_ne!(sh(Path::new("/"), &format!("curl -sf {endpoint}/demo/notes/todo.txt")).code, Some(0));
     }
     // Ctrl-C while somebody works inside, with a file that is not closed.
-    let mut holder = command("bash");
-    let marker = demo.place.path("written");
-    let script = format!("cd '{dir}'; exec 3>open; echo x >&3; touch '{}'; exec sleep 50", marker.display());
-    let mut holder = holder.args(["-euc", &script]).spawn().unwrap();
-    until("the file is written", || marker.exists());
+    let holder = demo.place.holder("exec 3>open; echo x >&3");
     demo.end(Signal::SIGINT);
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    holder.end();
     demo.place.assert_clean();
 }
 
@@ -222,7 +217,7 @@ fn a_demo_keeps_its_data_and_leaves_no_directory() {
     let mut demo = Demo::start_in(place, &args, "rclone");
     let dirs = mounted(&demo);
     assert_eq!(ok(&dirs[0], "cat d/x"), "kept\n");
-    let ran = run(command(env!("CARGO_BIN_EXE_xosfs")).arg("umount").arg(&dirs[0]));
+    let ran = run(xosfs().arg("umount").arg(&dirs[0]));
     assert_eq!(ran.code, Some(0), "{ran:?}");
     demo.end(Signal::SIGTERM);
     assert_eq!(mounted(&demo), [] as [PathBuf; 0]);

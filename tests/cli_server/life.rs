@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use xosfs::demo::{Action, Rule};
 
-use super::{PATIENCE, Place, ok, run, server, sh, until, wait};
+use super::place::{PATIENCE, Place, ok, run, server, sh, wait, xosfs};
 
 fn signal(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
@@ -108,20 +108,12 @@ fn sigterm_stores_what_is_dirty_first() {
     let server = server();
     let place = Place::new();
     let mut daemon = place.foreground(&server, "bucket", "");
-    let mut holder = super::command("bash");
-    let script = format!(
-        "cd '{}'; exec 3>open 4>second; echo first >&3; echo second >&4; echo third > closed; chmod 640 closed; \
-         touch '{}'; exec sleep 50",
-        place.dir.display(),
-        place.path("written").display()
-    );
-    let mut holder = holder.args(["-euc", &script]).spawn().unwrap();
-    until("the files are written", || place.path("written").exists());
+    let holder =
+        place.holder("exec 3>open 4>second; echo first >&3; echo second >&4; echo third > closed; chmod 640 closed");
     server.knobs().set(|b| b.latency = Duration::from_millis(200));
     signal(daemon.id(), Signal::SIGTERM);
     let status = wait(&mut daemon, PATIENCE).expect("the daemon ends");
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    holder.end();
     assert_eq!(status.code(), Some(0), "{}", place.log());
     for (key, text) in [("open", "first\n"), ("second", "second\n"), ("closed", "third\n")] {
         let object = server.store().get("bucket", key).unwrap_or_else(|| panic!("{key}: {}", place.log()));
@@ -139,24 +131,16 @@ fn what_cannot_be_stored_is_named_and_the_exit_code_is_1() {
         let place = Place::new();
         let mut daemon = place.foreground(&server, "bucket", "shutdown_timeout=3s,op_timeout=5s,retries=1");
         refuse();
-        let mut holder = super::command("bash");
-        let script = format!(
-            "cd '{}'; exec 3>lost; echo x >&3; cd /; touch '{}'; exec sleep 50",
-            place.dir.display(),
-            place.path("written").display()
-        );
-        let mut holder = holder.args(["-euc", &script]).spawn().unwrap();
-        until("the file is written", || place.path("written").exists());
+        let holder = place.holder("exec 3>lost; echo x >&3; cd /");
         if by_signal {
             signal(daemon.id(), Signal::SIGTERM);
         } else {
-            let ran = run(super::command(env!("CARGO_BIN_EXE_xosfs")).args(["umount", "--force"]).arg(&place.dir));
+            let ran = run(xosfs().args(["umount", "--force"]).arg(&place.dir));
             assert_eq!(ran.code, Some(1), "{ran:?}");
             assert!(ran.err.contains("not stored: lost"), "{ran:?}");
         }
         let status = wait(&mut daemon, PATIENCE).expect("the daemon ends");
-        holder.kill().unwrap();
-        holder.wait().unwrap();
+        holder.end();
         assert_eq!(status.code(), Some(1), "{}", place.log());
         assert!(place.log().contains("not stored") && place.log().contains("lost"), "{}", place.log());
         place.assert_clean();
@@ -169,16 +153,12 @@ fn a_mount_in_use_is_not_unmounted_without_force() {
     let server = server();
     let place = Place::new();
     place.mount(&server, "bucket", "");
-    let mut holder = super::command("bash");
-    let script = format!("cd '{}'; touch '{}'; exec sleep 50", place.dir.display(), place.path("in").display());
-    let mut holder = holder.args(["-euc", &script]).spawn().unwrap();
-    until("somebody is inside", || place.path("in").exists());
+    let holder = place.holder(":");
     let ran = place.umount();
     assert!(ran.code == Some(1) && ran.err.contains("in use") && ran.err.contains("--force"), "{ran:?}");
     assert_eq!(sh(&place.dir, "echo x > x").code, Some(0));
-    let ran = run(super::command(env!("CARGO_BIN_EXE_xosfs")).args(["umount", "--force"]).arg(&place.dir));
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    let ran = run(xosfs().args(["umount", "--force"]).arg(&place.dir));
+    holder.end();
     assert_eq!((ran.code, &*ran.err), (Some(0), ""));
     assert_eq!(server.store().get("bucket", "x").unwrap(), "x\n");
     place.assert_clean();
@@ -192,18 +172,10 @@ fn without_a_record_umount_does_not_tear_a_live_mount_away() {
     place.mount(&server, "bucket", "");
     let state = place.state().unwrap();
     state.remove();
-    let mut holder = super::command("bash");
-    let script = format!(
-        "exec 3>'{}/open'; echo x >&3; touch '{}'; exec sleep 50",
-        place.dir.display(),
-        place.path("in").display()
-    );
-    let mut holder = holder.args(["-euc", &script]).spawn().unwrap();
-    until("a file is open", || place.path("in").exists());
+    let holder = place.holder("exec 3>open; echo x >&3; cd /");
     let ran = place.umount();
     let mounted = place.mounts().len();
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    holder.end();
     assert!(ran.code == Some(1) && ran.err.contains("in use") && mounted == 1, "{ran:?}");
     let ran = place.umount();
     assert!(ran.code == Some(0) && ran.err.contains("no record"), "{ran:?}");

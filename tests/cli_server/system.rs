@@ -7,7 +7,7 @@ use std::process::Command;
 
 use xosfs::demo::Server;
 
-use super::{PATIENCE, Place, Ran, command, ok, run, server, set_keys, sh};
+use super::place::{PATIENCE, Place, Ran, command, ok, run, server, set_keys, sh, xosfs};
 
 const HELPER: &str = "/sbin/mount.fuse.xosfs";
 
@@ -24,7 +24,7 @@ impl Installed {
             eprintln!("skipped: needs root");
             return None;
         }
-        let ran = run(command(env!("CARGO_BIN_EXE_xosfs")).arg("install-helper"));
+        let ran = run(xosfs().arg("install-helper"));
         assert_eq!(ran.code, Some(0), "{ran:?}");
         assert_eq!(fs::canonicalize(HELPER).unwrap(), fs::canonicalize(env!("CARGO_BIN_EXE_xosfs")).unwrap());
         Some(Installed { before })
@@ -38,7 +38,7 @@ impl Drop for Installed {
                 let _ = fs::remove_file(HELPER);
                 let _ = std::os::unix::fs::symlink(before, HELPER);
             }
-            None => drop(run(command(env!("CARGO_BIN_EXE_xosfs")).args(["install-helper", "--remove"]))),
+            None => drop(run(xosfs().args(["install-helper", "--remove"]))),
         }
     }
 }

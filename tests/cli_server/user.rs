@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::{Place, command, run, server, set_keys};
+use super::place::{Place, command, run, server, set_keys};
 
 const NOBODY: u32 = 65534;
 

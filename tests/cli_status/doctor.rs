@@ -3,7 +3,7 @@
 use serde_json::Value;
 use xosfs::demo::Server;
 
-use super::{Place, Ran, run, server, set_keys, xosfs};
+use super::place::{Place, Ran, run, server, set_keys, xosfs};
 
 /// `xosfs doctor TARGET -o … ARGS`.
 fn doctor(server: &Server, place: &Place, target: &str, more: &str, args: &[&str]) -> Ran {

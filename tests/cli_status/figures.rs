@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use xosfs::demo::{Action, Rule};
 
-use super::{PATIENCE, Place, ok, run, server, sh, until, xosfs};
+use super::place::{PATIENCE, Place, command, ok, run, server, sh, until, xosfs};
 
 #[test]
 fn status_has_the_figures_of_a_mount_for_people_and_for_programs() {
@@ -71,7 +71,7 @@ fn the_daemon_answers_while_the_store_does_not() {
     let place = Place::new();
     place.mount(&server, "bucket", "metrics=127.0.0.1:0,op_timeout=40s");
     server.knobs().fail(Rule::new("*", Action::Stall(Duration::from_secs(25))).always());
-    let mut reader = super::command("timeout");
+    let mut reader = command("timeout");
     let mut reader = reader.args(["-k", "2", "50", "cat"]).arg(place.dir.join("x")).spawn().unwrap();
     let before = server.log().len();
     until("the reader waits for the store", || server.log().len() > before);

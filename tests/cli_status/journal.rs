@@ -3,7 +3,7 @@
 use serde_json::Value;
 use xosfs::demo::{Action, Rule, Server};
 
-use super::{Place, Ran, ok, run, server, until, xosfs};
+use super::place::{Place, Ran, ok, run, server, until, xosfs};
 
 /// A store that refuses every key with "refused" in it.
 fn refusing() -> Server {
