@@ -6,6 +6,7 @@ mod world;
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use world::array::{grow, part_of, punch, somewhere};
 use world::{BUCKET, GIB, MIB, PAGE, World, key, pattern, small, whole, world};
 use xosfs::Kind;
 use xosfs::demo::{Action, Rule};
@@ -262,7 +263,7 @@ enum Op {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let at = || prop_oneof![0..12 * PAGE, Just(0), Just(PAGE), 3 * PAGE - 3..3 * PAGE + 3];
+    let at = somewhere;
     let len = || prop_oneof![1..300u64, 1..5 * PAGE];
     prop_oneof![
         3 => (at(), len()).prop_map(|(o, l)| Op::Write(o, l)),
@@ -291,11 +292,6 @@ async fn run(ops: Vec<Op>, memory: usize, part_copy: bool, equal_parts: bool) {
     let mut model: Vec<u8> = Vec::new();
     let mut base: Vec<u8> = Vec::new();
     for (i, op) in ops.into_iter().enumerate() {
-        let grow = |model: &mut Vec<u8>, o: u64, data: &[u8]| {
-            let end = o as usize + data.len();
-            model.resize(model.len().max(end), 0);
-            model[o as usize..end].copy_from_slice(data);
-        };
         match op {
             Op::Write(o, l) => {
                 let data = pattern(i as u64, l);
@@ -324,14 +320,10 @@ async fn run(ops: Vec<Op>, memory: usize, part_copy: bool, equal_parts: bool) {
             }
             Op::Punch(o, l) => {
                 w.punch(o, l).await.unwrap();
-                let end = model.len().min((o + l) as usize);
-                if (o as usize) < end {
-                    model[o as usize..end].fill(0);
-                }
+                punch(&mut model, o, l);
             }
             Op::Read(o, l) => {
-                let end = model.len().min((o + l) as usize);
-                assert!(w.read(o, l as usize).await.unwrap() == model[(o as usize).min(end)..end]);
+                assert!(w.read(o, l as usize).await.unwrap() == *part_of(&model, o, l));
             }
             Op::Commit => {
                 if w.commit().await.unwrap().is_some() {

@@ -3,6 +3,7 @@
 // Every test takes what it needs.
 #![allow(dead_code)]
 
+pub mod array;
 #[path = "../common/noise.rs"]
 mod noise;
 

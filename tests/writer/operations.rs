@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use xosfs::demo::{Action, Rule};
 use xosfs::write::WriteSettings;
 
+use super::world::array::{grow, part_of, punch, somewhere};
 use super::world::{PAGE, pattern, small, whole, world};
 
 #[derive(Clone, Debug)]
@@ -21,7 +22,7 @@ enum Op {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let at = || prop_oneof![0..12 * PAGE, Just(0), Just(PAGE), 3 * PAGE - 3..3 * PAGE + 3];
+    let at = somewhere;
     let len = || prop_oneof![1..300u64, 1..4 * PAGE];
     prop_oneof![
         3 => (at(), len()).prop_map(|(o, l)| Op::Write(o, l)),
@@ -44,11 +45,6 @@ async fn run(ops: Vec<Op>, memory: usize, stream_after: u64, equal_parts: bool) 
     // What the bucket holds, as far as commits said so.
     let mut stored: Option<Vec<u8>> = None;
     for (i, op) in ops.into_iter().enumerate() {
-        let grow = |model: &mut Vec<u8>, o: u64, data: &[u8]| {
-            let end = o as usize + data.len();
-            model.resize(model.len().max(end), 0);
-            model[o as usize..end].copy_from_slice(data);
-        };
         match op {
             Op::Write(o, l) => {
                 let data = pattern(i as u64, l);
@@ -73,14 +69,10 @@ async fn run(ops: Vec<Op>, memory: usize, stream_after: u64, equal_parts: bool) 
             }
             Op::Punch(o, l) => {
                 w.punch(o, l).await.unwrap();
-                let end = model.len().min((o + l) as usize);
-                if (o as usize) < end {
-                    model[o as usize..end].fill(0);
-                }
+                punch(&mut model, o, l);
             }
             Op::Read(o, l) => {
-                let end = model.len().min((o + l) as usize);
-                let expected = &model[(o as usize).min(end)..end];
+                let expected = part_of(&model, o, l);
                 if let Some(now) = w.read_now(o, l as usize) {
                     assert!(now == expected);
                 }
