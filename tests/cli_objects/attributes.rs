@@ -1,6 +1,7 @@
 //! `xosfs object`: access control lists, tags, classes, restores, metadata, versions.
 
 use super::Place;
+use super::common::commands::Commands;
 
 const K: &str = "s3://bucket/k";
 

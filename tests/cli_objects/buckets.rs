@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Place;
+use super::common::commands::Commands;
 
 // XOS-BKT-01 to XOS-BKT-04, XOS-BKT-08
 #[test]

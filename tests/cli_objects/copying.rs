@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use xosfs::demo::{Action, Rule};
 
-use super::{Place, noise, ran};
+use super::common::commands::Commands;
+use super::common::noise::noise;
+use super::{Place, ran};
 
 const MIB: usize = 1 << 20;
 

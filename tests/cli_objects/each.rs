@@ -1,5 +1,6 @@
 //! Every command of the program with something wrong in its line: the exit code, and what it says.
 
+use super::common::commands::Commands;
 use super::{Place, clean, ran};
 
 /// What is wrong, the exit code, and a part of what is said.

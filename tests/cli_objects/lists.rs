@@ -8,6 +8,7 @@ use serde_json::json;
 use xosfs::demo::Attributes;
 
 use super::Place;
+use super::common::commands::Commands;
 
 const K: &str = "s3://bucket/k";
 

@@ -7,12 +7,12 @@
 
 mod attributes;
 mod buckets;
+#[path = "../common/mod.rs"]
+mod common;
 mod copying;
 mod each;
 mod lists;
 mod mounted;
-#[path = "../common/noise.rs"]
-mod noise;
 mod objects;
 mod rights;
 mod signed;
@@ -22,8 +22,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use assert_cmd::Command;
-use noise::noise;
-use serde_json::Value;
+use common::Ran;
+use common::commands::Commands;
 use tempfile::TempDir;
 use xosfs::demo::{self as embedded, Server};
 
@@ -45,14 +45,6 @@ fn clean(program: impl AsRef<std::ffi::OsStr>) -> Command {
     }
     command.env("HOME", "/nonexistent").env("LC_ALL", "C.UTF-8").timeout(DEADLINE);
     command
-}
-
-/// What a command printed and how it ended.
-#[derive(Debug)]
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
 }
 
 /// A server and a directory for local files.
@@ -77,38 +69,6 @@ impl Place {
         command.env("AWS_ACCESS_KEY_ID", keys.access_key).env("AWS_SECRET_ACCESS_KEY", keys.secret_key);
         command.env("AWS_ENDPOINT_URL", self.server.endpoint()).current_dir(self.dir()).args(args);
         command
-    }
-
-    fn run(&self, args: &[&str]) -> Ran {
-        ran(&mut self.command(args))
-    }
-
-    /// Succeeds in silence on standard error; what it printed.
-    #[track_caller]
-    fn ok(&self, args: &[&str]) -> String {
-        let ran = self.run(args);
-        assert_eq!((ran.code, &*ran.err), (Some(0), ""), "{args:?}: {ran:?}");
-        ran.out
-    }
-
-    /// Fails with one line on standard error, which it returns.
-    #[track_caller]
-    fn fails(&self, code: i32, args: &[&str]) -> String {
-        let ran = self.run(args);
-        assert_eq!((ran.code, &*ran.out), (Some(code), ""), "{args:?}: {ran:?}");
-        assert!(ran.err.starts_with("xosfs: ") && ran.err.lines().count() == 1, "{args:?}: {ran:?}");
-        ran.err.trim_end()["xosfs: ".len()..].to_owned()
-    }
-
-    #[track_caller]
-    fn json(&self, args: &[&str]) -> Value {
-        serde_json::from_str(&self.ok(args)).unwrap()
-    }
-
-    /// One object a line.
-    #[track_caller]
-    fn json_lines(&self, args: &[&str]) -> Vec<Value> {
-        self.ok(args).lines().map(|l| serde_json::from_str(l).unwrap()).collect()
     }
 
     /// Stores an object.
@@ -161,11 +121,12 @@ impl Place {
     }
 }
 
-fn ran(command: &mut Command) -> Ran {
-    let output = command.output().unwrap();
-    Ran {
-        code: output.status.code(),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+impl Commands for Place {
+    fn run(&self, args: &[&str]) -> Ran {
+        ran(&mut self.command(args))
     }
+}
+
+fn ran(command: &mut Command) -> Ran {
+    Ran::of(command.output().unwrap())
 }

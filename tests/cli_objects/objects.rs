@@ -3,6 +3,7 @@
 use xosfs::demo::{Action, Rule};
 
 use super::Place;
+use super::common::commands::Commands;
 
 // XOS-BKT-02, XOS-OBJ-01
 #[test]
@@ -118,7 +119,7 @@ fn rm_r_goes_on_after_a_key_that_cannot_be_deleted() {
 #[test]
 fn uploads_are_listed_and_aborted() {
     let place = Place::new();
-    place.write("large", super::noise(1, 11 << 20));
+    place.write("large", super::common::noise::noise(1, 11 << 20));
     place.server.knobs().fail(Rule::new("UploadPart", Action::Status(403, "AccessDenied".into())).nth(2).every(2));
     for key in ["u/one", "u/two"] {
         let uri = format!("s3://bucket/{key}");

@@ -6,7 +6,9 @@ use std::net::TcpListener;
 use serde_json::{Value, json};
 use xosfs::demo::{Action, Rule};
 
-use super::{Place, noise};
+use super::Place;
+use super::common::commands::Commands;
+use super::common::noise::noise;
 
 const K: &str = "s3://bucket/k";
 

@@ -1,5 +1,6 @@
 //! Every command used wrongly: one line with what to write instead, and the exit code of a wrong command line.
 
+use super::common::commands::Commands;
 use super::{Place, clean, ran};
 
 #[test]

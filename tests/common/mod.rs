@@ -11,6 +11,7 @@
 // Each test target compiles this module and uses its own part of it.
 #![allow(dead_code)]
 
+pub mod commands;
 pub mod noise;
 
 use std::collections::BTreeMap;

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::{Value, json};
 
 use super::common::TestMount;
+use super::common::commands::Commands;
 use super::{Place, decoded, encoded, sorted};
 
 /// As xosfs sends a value that is not plain ASCII (docs/ATTRIBUTES.md): any client can read and write it.

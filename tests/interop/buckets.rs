@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::common::commands::Commands;
 use super::{Place, decoded, encoded};
 
 /// A document in the AWS tools' shape goes in by xosfs and out by boto3, and the other way round.

@@ -24,6 +24,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use common::commands::Commands;
 use common::{Ran, TestServer, command, temp_dir};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -161,32 +162,9 @@ impl Place {
         args
     }
 
-    /// `xosfs ARGS…` in the directory for local files.
-    fn run(&self, args: &[&str]) -> Ran {
-        self.run_with(args, &[])
-    }
-
     fn run_with(&self, args: &[&str], env: &[(&str, &str)]) -> Ran {
         let mut c = self.server.program_there(COMMAND_DEADLINE, args);
         Ran::of(c.envs(env.iter().copied()).current_dir(self.temp.path()).output().unwrap())
-    }
-
-    #[track_caller]
-    fn ok(&self, args: &[&str]) -> String {
-        let ran = self.run(args);
-        assert_eq!((ran.code, &*ran.err), (Some(0), ""), "{args:?}: {ran:?}");
-        ran.out
-    }
-
-    #[track_caller]
-    fn json(&self, args: &[&str]) -> Value {
-        serde_json::from_str(&self.ok(args)).unwrap()
-    }
-
-    /// One object a line.
-    #[track_caller]
-    fn json_lines(&self, args: &[&str]) -> Vec<Value> {
-        self.ok(args).lines().map(|l| serde_json::from_str(l).unwrap()).collect()
     }
 
     fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
@@ -195,6 +173,13 @@ impl Place {
 
     fn read(&self, name: &str) -> Vec<u8> {
         std::fs::read(self.temp.path().join(name)).unwrap()
+    }
+}
+
+impl Commands for Place {
+    /// `xosfs ARGS…` in the directory for local files.
+    fn run(&self, args: &[&str]) -> Ran {
+        self.run_with(args, &[])
     }
 }
 

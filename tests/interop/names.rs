@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::common::TestMount;
+use super::common::commands::Commands;
 use super::{Place, decoded, encoded};
 
 /// Names that a mount shows as they are.

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::common::commands::Commands;
 use super::{Place, decoded, encoded};
 
 fn role(place: &Place) -> String {

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::common::commands::Commands;
 use super::{Place, decoded, encoded};
 
 const SIGNATURES: [(&str, &str); 2] = [("v4", "s3"), ("v2", "s3v2")];

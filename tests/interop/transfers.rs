@@ -4,6 +4,7 @@ use md5::{Digest, Md5};
 use serde_json::json;
 
 use super::common::TestMount;
+use super::common::commands::Commands;
 use super::common::noise::noise;
 use super::{Place, decoded, encoded};
 

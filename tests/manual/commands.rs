@@ -6,6 +6,7 @@ use xosfs::key::Key;
 use xosfs::s3::{NewObject, S3, Settings};
 
 use super::World;
+use super::common::commands::Commands;
 use super::common::noise::noise;
 
 const CANNED: [&str; 4] = ["public-read", "public-read-write", "authenticated-read", "private"];

@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use common::commands::Commands;
 use common::{Ran, TestServer, alone, binary, command, temp_dir};
-use serde_json::Value;
 use tempfile::TempDir;
 
 /// A server with a bucket, and a directory for local files.
@@ -58,10 +58,6 @@ impl World {
         c
     }
 
-    fn run(&self, args: &[&str]) -> Ran {
-        self.run_with(args, b"")
-    }
-
     fn run_with(&self, args: &[&str], input: &[u8]) -> Ran {
         let mut c = self.command(args);
         let mut child = c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -71,33 +67,6 @@ impl World {
             s.spawn(move || stdin.write_all(input).is_ok());
             Ran::of(child.wait_with_output().unwrap())
         })
-    }
-
-    /// Succeeds; what it printed.
-    #[track_caller]
-    fn ok(&self, args: &[&str]) -> String {
-        let ran = self.run(args);
-        assert_eq!(ran.code, Some(0), "{args:?}: {ran:?}");
-        ran.out
-    }
-
-    /// Fails with one line, which it returns.
-    #[track_caller]
-    fn fails(&self, code: i32, args: &[&str]) -> String {
-        let ran = self.run(args);
-        assert_eq!((ran.code, &*ran.out), (Some(code), ""), "{args:?}: {ran:?}");
-        assert!(ran.err.starts_with("xosfs: ") && ran.err.lines().count() == 1, "{args:?}: {ran:?}");
-        ran.err
-    }
-
-    #[track_caller]
-    fn json(&self, args: &[&str]) -> Value {
-        serde_json::from_str(&self.ok(args)).unwrap()
-    }
-
-    #[track_caller]
-    fn json_lines(&self, args: &[&str]) -> Vec<Value> {
-        self.ok(args).lines().map(|l| serde_json::from_str(l).unwrap()).collect()
     }
 
     /// Stores an object by a command.
@@ -157,5 +126,19 @@ impl Drop for World {
         if self.server.embedded_server().is_none() {
             self.run(&["rm", "-r", "--all", "--versions", &format!("s3://{}", self.bucket())]);
         }
+    }
+}
+
+impl Commands for World {
+    fn run(&self, args: &[&str]) -> Ran {
+        self.run_with(args, b"")
+    }
+
+    /// Succeeds, with whatever it has to say about a real server; what it printed.
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> String {
+        let ran = self.run(args);
+        assert_eq!(ran.code, Some(0), "{args:?}: {ran:?}");
+        ran.out
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use serde_json::{Value, json};
 
+use super::common::commands::Commands;
 use super::common::noise::noise;
 use super::common::{TestMount, command};
 use super::{World, binary};
