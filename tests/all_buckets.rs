@@ -11,14 +11,20 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::MutexGuard;
 use std::time::Duration;
 
-use common::{Ran, TestMount, TestServer, binary, command, eventually, sh, sh_fails, temp_dir, try_sh};
+use common::{Ran, TestMount, TestServer, alone, binary, command, eventually, sh, sh_fails, temp_dir, try_sh};
 use xosfs::demo::{Action, Rule};
 
 const ALL: &str = "s3://";
 /// Long enough for any test here.
 const LASTING: &[&str] = &["metadata_ttl=10m", "negative_ttl=10m"];
+
+/// A server, with no other test at work: they start programs.
+fn start() -> (MutexGuard<'static, ()>, TestServer) {
+    (alone(), TestServer::start())
+}
 
 fn mount(server: &TestServer, options: &[&str]) -> TestMount {
     TestMount::of(server, ALL, options)
@@ -53,8 +59,7 @@ fn object(server: &TestServer, bucket: &str, key: &str) -> Option<Vec<u8>> {
 // R99, XOS-BKT-02
 #[test]
 fn all_buckets_are_directories() {
-    let _alone = common::alone();
-    let server = TestServer::start();
+    let (_alone, server) = start();
     let (a, b) = (server.bucket.clone(), server.another("b"));
     let mount = mount(&server, &[]);
     let table = fs::read_to_string("/proc/self/mounts").unwrap();
@@ -82,8 +87,7 @@ fn all_buckets_are_directories() {
 
 #[test]
 fn all_buckets_hold_nothing_but_buckets() {
-    let _alone = common::alone();
-    let server = TestServer::start();
+    let (_alone, server) = start();
     let mount = mount(&server, &[]);
     for script in ["echo x >file", "ln -s a link", "mkfifo pipe", "chmod 700 .", "touch a-new-file"] {
         sh_fails(mount.path(), script, "not permitted");
@@ -109,8 +113,7 @@ fn all_buckets_hold_nothing_but_buckets() {
 
 #[test]
 fn all_buckets_are_made_and_deleted_by_mkdir_and_rmdir() {
-    let _alone = common::alone();
-    let server = TestServer::start();
+    let (_alone, server) = start();
     let new = server.name_of("new");
     let mount = mount(&server, LASTING);
     // Looked for in vain, which is remembered until it is made here.
@@ -140,8 +143,7 @@ fn all_buckets_are_made_and_deleted_by_mkdir_and_rmdir() {
 
 #[test]
 fn all_buckets_with_old_versions_are_not_empty() {
-    let _alone = common::alone();
-    let server = TestServer::start();
+    let (_alone, server) = start();
     let kept = server.another("kept");
     let mount = mount(&server, &["versions=dir"]);
     mount.sh(&format!(
@@ -167,8 +169,7 @@ fn of(counts: &BTreeMap<String, u64>, operations: &[&str]) -> Vec<u64> {
 
 #[test]
 fn all_buckets_cost_one_request_to_list_and_one_to_look_up() {
-    let _alone = common::alone();
-    let server = TestServer::start();
+    let (_alone, server) = start();
     let Some(embedded) = server.embedded_server() else { return };
     let b = server.another("b");
     embedded.store().put(&b, "f", "x".to_owned());
@@ -191,8 +192,7 @@ fn all_buckets_cost_one_request_to_list_and_one_to_look_up() {
 
 #[test]
 fn all_buckets_never_mix_the_same_key() {
-    let _alone = common::alone();
-    let server = TestServer::start();
+    let (_alone, server) = start();
     let (a, b) = (server.bucket.clone(), server.another("b"));
     let cache = temp_dir();
     let cached = format!("cache_dir={}", cache.path().join("c").display());
@@ -220,8 +220,7 @@ fn all_buckets_never_mix_the_same_key() {
 
 #[test]
 fn all_buckets_take_copies_and_moves_from_each_other() {
-    let _alone = common::alone();
-    let server = TestServer::start();
+    let (_alone, server) = start();
     let (a, b) = (server.bucket.clone(), server.another("b"));
     let moved = server.name_of("moved");
     let mount = mount(&server, &[]);
@@ -250,8 +249,7 @@ fn nix_rename(from: &Path, to: &Path) -> i32 {
 
 #[test]
 fn all_buckets_come_and_go_elsewhere() {
-    let _alone = common::alone();
-    let server = TestServer::start();
+    let (_alone, server) = start();
     let mount = mount(&server, &["metadata_ttl=10m", "negative_ttl=1s"]);
     let late = server.name_of("late");
     assert_eq!(ours(&server, &mount), [&*server.bucket]);
@@ -273,8 +271,7 @@ fn all_buckets_come_and_go_elsewhere() {
 
 #[test]
 fn all_buckets_are_found_by_name_without_the_right_to_list() {
-    let _alone = common::alone();
-    let server = TestServer::start();
+    let (_alone, server) = start();
     let Some(embedded) = server.embedded_server() else { return };
     let b = server.another("b");
     let denied = || Action::Status(403, "AccessDenied".into());
@@ -297,8 +294,7 @@ fn all_buckets_are_found_by_name_without_the_right_to_list() {
 
 #[test]
 fn all_buckets_replay_what_a_killed_daemon_had_acknowledged() {
-    let _alone = common::alone();
-    let server = TestServer::start();
+    let (_alone, server) = start();
     let Some(embedded) = server.embedded_server() else { return };
     let (a, b, gone) = (server.bucket.clone(), server.another("b"), server.another("gone"));
     let state = temp_dir();
@@ -350,8 +346,7 @@ fn all_buckets_replay_what_a_killed_daemon_had_acknowledged() {
 
 #[test]
 fn all_buckets_are_known_to_the_commands() {
-    let _alone = common::alone();
-    let server = TestServer::start();
+    let (_alone, server) = start();
     let (a, b) = (server.bucket.clone(), server.another("b"));
     let new = server.name_of("new");
     let mount = mount(&server, &[]);
@@ -385,8 +380,7 @@ fn all_buckets_are_known_to_the_commands() {
 
 #[test]
 fn all_buckets_are_a_source_and_a_flag() {
-    let _alone = common::alone();
-    let server = TestServer::start();
+    let (_alone, server) = start();
     let temp = temp_dir();
     let dir = temp.path().join("m");
     fs::create_dir(&dir).unwrap();
@@ -419,8 +413,7 @@ fn all_buckets_are_a_source_and_a_flag() {
 
 #[test]
 fn all_buckets_are_read_only_on_request() {
-    let _alone = common::alone();
-    let server = TestServer::start();
+    let (_alone, server) = start();
     server.put("f", b"x");
     let mount = mount(&server, &["ro"]);
     let bucket = &server.bucket;
@@ -433,8 +426,7 @@ fn all_buckets_are_read_only_on_request() {
 
 #[test]
 fn all_buckets_have_inode_numbers_of_their_own() {
-    let _alone = common::alone();
-    let server = TestServer::start();
+    let (_alone, server) = start();
     let Some(embedded) = server.embedded_server() else { return };
     let (a, b) = (server.bucket.clone(), server.another("b"));
     for i in 0..4000 {
@@ -461,8 +453,7 @@ fn all_buckets_have_inode_numbers_of_their_own() {
 
 #[test]
 fn all_buckets_share_the_memory_of_one_mount() {
-    let _alone = common::alone();
-    let server = TestServer::start();
+    let (_alone, server) = start();
     let buckets: Vec<String> = (0..3).map(|i| server.another(&format!("m{i}"))).collect();
     let mount = mount(&server, &["memory=64M"]);
     let files: Vec<PathBuf> = buckets.iter().map(|b| mount.join(b).join("large")).collect();

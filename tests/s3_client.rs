@@ -1,83 +1,20 @@
 //! Every operation of the client against a real server: the one in `XOSFS_TEST_S3` ("ENDPOINT ACCESS_KEY
 //! SECRET_KEY [REGION]") when it is set, else the embedded one.
 
+mod fixture;
+
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use fixture::{Fixture, key, put, read};
 use xosfs::Kind;
 use xosfs::config::credentials::Credentials;
-use xosfs::demo::{Options, Server};
 use xosfs::key::Key;
 use xosfs::s3::*;
 
-/// A bucket of its own on the server.
-struct Fixture {
-    s3: S3,
-    endpoint: String,
-    access_key: String,
-    settings: Settings,
-    /// The embedded one, kept running.
-    server: Option<Server>,
-}
-
-impl Fixture {
-    async fn new(name: &str) -> Fixture {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let (endpoint, access_key, secret_key, region, server) = match std::env::var("XOSFS_TEST_S3") {
-            Ok(given) => {
-                let mut words = given.split_whitespace().map(str::to_owned);
-                let mut next = || words.next().expect("XOSFS_TEST_S3 is ENDPOINT ACCESS_KEY SECRET_KEY [REGION]");
-                let (endpoint, access_key, secret_key) = (next(), next(), next());
-                (endpoint, access_key, secret_key, words.next(), None)
-            }
-            Err(_) => {
-                let server = Server::start(Options::default()).await.unwrap();
-                let keys = server.keys();
-                (server.endpoint(), keys.access_key.clone(), keys.secret_key.clone(), None, Some(server))
-            }
-        };
-        let region = region.unwrap_or_else(|| "us-east-1".into());
-        let unique = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let settings = Settings {
-            endpoint: Some(endpoint.clone()),
-            region,
-            bucket: format!("xosfs-{name}-{unique}"),
-            credentials: Credentials::fixed(access_key.as_str(), secret_key, None),
-            ..Settings::default()
-        };
-        let s3 = S3::new(settings.clone()).unwrap();
-        s3.create_bucket(None, None).await.unwrap();
-        Fixture { s3, endpoint, access_key, settings, server }
-    }
-
-    /// Another client of the same bucket.
-    fn client(&self, change: impl FnOnce(&mut Settings)) -> S3 {
-        let mut settings = self.settings.clone();
-        change(&mut settings);
-        S3::new(settings).unwrap()
-    }
-
-    fn is_embedded(&self) -> bool {
-        self.server.is_some()
-    }
-}
-
-fn key(text: &str) -> Key {
-    Key::new(text).unwrap()
-}
-
 fn bytes(text: &'static str) -> Payload {
     Bytes::from_static(text.as_bytes()).into()
-}
-
-async fn put(s3: &S3, name: &str, text: &'static str) -> Stored {
-    s3.put(&key(name), bytes(text), &NewObject::default(), &Condition::None).await.unwrap()
-}
-
-async fn read(s3: &S3, name: &str) -> Bytes {
-    s3.get(&key(name), None, None, None).await.unwrap().body.collect().await.unwrap()
 }
 
 /// Keys, prefixes and the number of pages.
@@ -122,7 +59,7 @@ async fn an_object_comes_back_with_its_bytes_and_attributes() {
     assert_eq!(meta.headers, object.headers);
     let age = SystemTime::now().duration_since(meta.last_modified.unwrap()).unwrap_or_default();
     assert!(age < Duration::from_secs(600));
-    assert_eq!(read(&f.s3, "a").await, "hello");
+    assert_eq!(read(&f.s3, "a", None).await, "hello");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,7 +67,7 @@ async fn an_empty_object_has_no_range() {
     let f = Fixture::new("empty").await;
     put(&f.s3, "e", "").await;
     assert_eq!(f.s3.head(&key("e"), None).await.unwrap().size, 0);
-    assert_eq!(read(&f.s3, "e").await, "");
+    assert_eq!(read(&f.s3, "e", None).await, "");
     match f.s3.get(&key("e"), Some(0..100), None, None).await {
         Ok(got) => assert_eq!(got.range, 0..0),
         Err(e) => assert_eq!(e.kind(), Kind::Range),
@@ -192,7 +129,7 @@ async fn every_odd_key_is_stored_listed_read_and_deleted() {
     expected.sort();
     assert_eq!(all(&f.s3, "", false, 1000).await.0, expected);
     for name in odd {
-        assert_eq!(read(&f.s3, name).await, name, "{name:?}");
+        assert_eq!(read(&f.s3, name, None).await, name, "{name:?}");
     }
     let keys: Vec<Key> = odd.iter().map(|s| key(s)).collect();
     assert_eq!(f.s3.delete_many(&keys).await.unwrap().len(), 0);
@@ -261,7 +198,7 @@ async fn copies_keep_or_replace_attributes() {
     let replace = Directive::Replace { object: other.clone(), tags: false };
     f.s3.copy(&Source::of(&id), &id.key, &replace, &Condition::None).await.unwrap();
     assert_eq!(f.s3.head(&id.key, None).await.unwrap().headers, other.headers);
-    assert_eq!(read(&f.s3, "s ü+").await, "text");
+    assert_eq!(read(&f.s3, "s ü+", None).await, "text");
     let gone = Source { bucket: None, key: key("gone"), version: None, if_match: None };
     assert_eq!(f.s3.copy(&gone, &key("u"), &keep, &Condition::None).await.unwrap_err().kind(), Kind::NotFound);
     // Ceph 16 ignores the condition on the source.
@@ -347,7 +284,7 @@ async fn access_lists_of_objects_and_buckets() {
     f.s3.set_object_acl(&k, None, &AclChange::Full(acl)).await.unwrap();
     assert_eq!(canned_name(&f.s3.object_acl(&k, None).await.unwrap()), Some("public-read"));
     let anonymous = f.client(|s| s.credentials = Credentials::anonymous());
-    assert_eq!(read(&anonymous, "a").await, "x");
+    assert_eq!(read(&anonymous, "a", None).await, "x");
     let e = anonymous.list(&ListQuery::default()).await.unwrap_err();
     assert_eq!(e.kind(), Kind::Denied);
     assert!(e.to_string().contains("s3:ListBucket"), "{e}");
@@ -401,7 +338,7 @@ async fn signature_v2_works_for_every_kind_of_request() {
     let mut object = NewObject::default();
     object.headers.metadata.insert("mode".into(), "33188".into());
     s3.put(&key("a b+ü"), bytes("text"), &object, &Condition::None).await.unwrap();
-    assert_eq!(read(&s3, "a b+ü").await, "text");
+    assert_eq!(read(&s3, "a b+ü", None).await, "text");
     assert_eq!(all(&s3, "a", true, 10).await.0, ["a b+ü"]);
     s3.set_object_acl(&key("a b+ü"), None, &AclChange::Canned("public-read".into())).await.unwrap();
     let upload = s3.create_upload(&key("u"), &object).await.unwrap();
@@ -414,7 +351,7 @@ async fn signature_v2_works_for_every_kind_of_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_keys_are_refused_with_advice() {
     let f = Fixture::new("wrong-keys").await;
-    let s3 = f.client(|s| s.credentials = Credentials::fixed(f.access_key.as_str(), "wrong", None));
+    let s3 = f.client(|s| s.credentials = Credentials::fixed(f.keys.access_key.as_str(), "wrong", None));
     let e = s3.list(&ListQuery::default()).await.unwrap_err();
     assert_eq!(e.kind(), Kind::Denied);
     assert!(e.fix().is_some() && !e.to_string().contains("X-Amz"), "{e}");
@@ -439,7 +376,7 @@ async fn unreachable_endpoints_are_named_as_such() {
     let e = S3::new(settings("http://no-such-host.invalid")).unwrap().head_bucket().await.unwrap_err();
     assert!(e.to_string().contains("DNS"), "{e}");
     let f = Fixture::new("tls").await;
-    let https = f.endpoint.replace("http://", "https://");
+    let https = f.endpoint().replace("http://", "https://");
     let e = S3::new(settings(&https)).unwrap().head_bucket().await.unwrap_err();
     assert!(e.to_string().contains("http://"), "{e}");
 }

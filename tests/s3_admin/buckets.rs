@@ -5,7 +5,7 @@ use xosfs::Kind;
 use xosfs::config::credentials::Credentials;
 use xosfs::s3::*;
 
-use super::{Fixture, key, put, read};
+use super::fixture::{Fixture, key, put, read};
 
 // XOS-BKT-01, XOS-BKT-02, XOS-BKT-03, XOS-BKT-04, XOS-BKT-08, CON-25
 #[tokio::test(flavor = "multi_thread")]

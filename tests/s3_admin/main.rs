@@ -8,68 +8,16 @@
 //! test. `XOSFS_TEST_SERVER_NAME` is `moto` for that one, whatever else is taken for Ceph.
 
 mod buckets;
+#[path = "../fixture/mod.rs"]
+mod fixture;
 mod presigned;
 mod sessions;
 mod versions;
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
-use bytes::Bytes;
-use xosfs::config::credentials::{Credentials, Keys};
-use xosfs::demo::{Options, Server};
-use xosfs::key::Key;
+use fixture::Fixture;
 use xosfs::s3::*;
 
-struct Fixture {
-    s3: S3,
-    settings: Settings,
-    keys: Keys,
-    role: String,
-    /// The embedded one, kept running.
-    server: Option<Server>,
-}
-
 impl Fixture {
-    async fn new(name: &str) -> Fixture {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let (endpoint, access_key, secret_key, region, role, server) = match std::env::var("XOSFS_TEST_S3") {
-            Ok(given) => {
-                let words: Vec<_> = given.split_whitespace().map(str::to_owned).collect();
-                let role = std::env::var("XOSFS_TEST_ROLE").unwrap_or_else(|_| "arn:aws:iam:::role/S3Access".into());
-                let region = words.get(3).cloned().unwrap_or_else(|| "us-east-1".into());
-                (words[0].clone(), words[1].clone(), words[2].clone(), region, role, None)
-            }
-            Err(_) => {
-                let server = Server::start(Options::default()).await.unwrap();
-                let keys = server.keys();
-                let role = xosfs::demo::ROLE.to_owned();
-                (server.endpoint(), keys.access_key, keys.secret_key, "us-east-1".into(), role, Some(server))
-            }
-        };
-        let unique = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let settings = Settings {
-            endpoint: Some(endpoint),
-            region,
-            bucket: format!("xosfs-{name}-{unique}"),
-            credentials: Credentials::fixed(access_key.as_str(), secret_key.as_str(), None),
-            ..Settings::default()
-        };
-        let s3 = S3::new(settings.clone()).unwrap();
-        s3.create_bucket(None, None).await.unwrap();
-        Fixture { s3, settings, keys: Keys { access_key, secret_key, token: None }, role, server }
-    }
-
-    /// Another client of the same bucket.
-    fn client(&self, change: impl FnOnce(&mut Settings)) -> S3 {
-        let mut settings = self.settings.clone();
-        change(&mut settings);
-        S3::new(settings).unwrap()
-    }
-
-    fn endpoint(&self) -> &str {
-        self.settings.endpoint.as_deref().unwrap()
-    }
-
     fn sts(&self, change: impl FnOnce(&mut StsSettings)) -> Sts {
         let mut settings = StsSettings::new(self.endpoint(), self.settings.region.as_str());
         change(&mut settings);
@@ -83,17 +31,4 @@ impl Fixture {
         let credentials = role_credentials(base, self.sts(|_| ()), request).unwrap();
         self.client(|s| s.credentials = credentials)
     }
-}
-
-fn key(text: &str) -> Key {
-    Key::new(text).unwrap()
-}
-
-async fn put(s3: &S3, name: &str, text: &'static str) -> Stored {
-    let payload = Bytes::from_static(text.as_bytes()).into();
-    s3.put(&key(name), payload, &NewObject::default(), &Condition::None).await.unwrap()
-}
-
-async fn read(s3: &S3, name: &str, version: Option<&str>) -> Bytes {
-    s3.get(&key(name), None, None, version).await.unwrap().body.collect().await.unwrap()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use xosfs::s3::*;
 
-use super::{Fixture, key, put, read};
+use super::fixture::{Fixture, key, put, read};
 
 async fn send(method: &str, url: &str, headers: &[(String, String)], body: &'static str) -> (u16, Bytes, String) {
     let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();

@@ -10,7 +10,7 @@ use xosfs::demo::{Action, Rule};
 use xosfs::policy::SessionPolicy;
 use xosfs::s3::*;
 
-use super::{Fixture, key, put, read};
+use super::fixture::{Fixture, key, put, read};
 
 // XOS-STS-04, XOS-STS-09, XOS-STS-10, STS-JS-02
 #[tokio::test(flavor = "multi_thread")]

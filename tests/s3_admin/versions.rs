@@ -6,7 +6,7 @@ use bytes::Bytes;
 use xosfs::Kind;
 use xosfs::s3::*;
 
-use super::{Fixture, key, put, read};
+use super::fixture::{Fixture, key, put, read};
 
 fn versions_of_page(page: &VersionPage) -> Vec<(String, bool)> {
     page.versions.iter().map(|v| (v.key.clone(), v.deleted)).collect()
