@@ -107,15 +107,8 @@ pub(super) struct SetArgs {
     /// An empty or missing document deletes the policies.
     #[arg(long)]
     delete: bool,
-    /// Do not ask before a policy is replaced.
-    #[arg(long)]
-    yes: bool,
-    /// Also a policy with errors, or one that locks the owner out.
-    #[arg(long)]
-    force: bool,
-    /// Only check and show the difference.
-    #[arg(short = 'n', long)]
-    dry_run: bool,
+    #[command(flatten)]
+    manner: Manner,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -138,21 +131,21 @@ pub(super) struct StatementArgs {
     /// OPERATOR:KEY=VALUE, as IpAddress:aws:SourceIp=192.0.2.0/24; may be given several times.
     #[arg(long, value_name = "OPERATOR:KEY=VALUE")]
     condition: Vec<String>,
-    /// Do not ask.
+    #[command(flatten)]
+    manner: Manner,
+}
+
+/// How a policy may be set.
+#[derive(Args, Clone, Debug)]
+struct Manner {
+    /// Do not ask before a policy is replaced.
     #[arg(long)]
     yes: bool,
-    /// Also when the policy has errors, or locks the owner out.
+    /// Also a policy with errors, or one that locks the owner out.
     #[arg(long)]
     force: bool,
     /// Only check and show the difference.
     #[arg(short = 'n', long)]
-    dry_run: bool,
-}
-
-/// How a policy may be set.
-struct Manner {
-    yes: bool,
-    force: bool,
     dry_run: bool,
 }
 
@@ -249,7 +242,6 @@ fn is_blank(text: &str) -> bool {
 }
 
 fn set(args: &StoreArgs, set: &SetArgs) -> Result<(), Failure> {
-    let manner = Manner { yes: set.yes, force: set.force, dry_run: set.dry_run };
     let stores = set.buckets.iter().map(|b| open(args, b)).collect::<Result<Vec<_>, _>>()?;
     let mut text = set.file.as_deref().map(read_text).transpose()?;
     if set.template.is_none() && text.as_deref().is_none_or(is_blank) {
@@ -269,11 +261,11 @@ fn set(args: &StoreArgs, set: &SetArgs) -> Result<(), Failure> {
     // Nothing is sent to any bucket before all is known to be sound.
     for (store, text) in stores.iter().zip(&texts) {
         if let Some(text) = text {
-            checked(text, store, manner.force)?;
+            checked(text, store, set.manner.force)?;
         }
     }
     for (store, text) in stores.iter().zip(&texts) {
-        replace(store, text.as_deref(), &manner, is_batch)?;
+        replace(store, text.as_deref(), &set.manner, is_batch)?;
     }
     Ok(())
 }
@@ -303,10 +295,6 @@ impl StatementArgs {
             resource: self.resource.clone(),
             conditions: self.condition.clone(),
         }
-    }
-
-    fn manner(&self) -> Manner {
-        Manner { yes: self.yes, force: self.force, dry_run: self.dry_run }
     }
 }
 
@@ -433,7 +421,7 @@ pub(super) fn run(args: &StoreArgs, command: &PolicyCommand) -> Result<(), Failu
                     return Err(Failure::Usage(format!("a new statement needs --{name}")));
                 }
             }
-            edited(&store, &given.manner(), |document| {
+            edited(&store, &given.manner, |document| {
                 edit::add(document, &given.sid, &draft, &user_prefix(&store)).map_err(Failure::Usage)
             })
         }
@@ -445,7 +433,7 @@ pub(super) fn run(args: &StoreArgs, command: &PolicyCommand) -> Result<(), Failu
                     "nothing to change: add --effect, --principal, --action, --resource or --condition".into(),
                 ));
             }
-            edited(&store, &given.manner(), |document| {
+            edited(&store, &given.manner, |document| {
                 edit::change(document, &given.sid, &draft, &user_prefix(&store)).map_err(Failure::Usage)
             })
         }
