@@ -4,13 +4,15 @@
 //!    another gives up leaves a hole in an arena that the next thread does not look into: measured, twice the memory
 //!    that the budget counts. With one arena every hole is found; small allocations have caches of the threads.
 //! 2. Holes of the wrong size are not found: when a mount that has read begins to write, the heap grows by half while
-//!    much of it is free. What is free in quantity is given back to the system, and no more than that: memory that is
-//!    still mapped is used again at half the price.
-//! 3. mallopt(3), mallinfo2(3) and malloc_trim(3) are C functions, and the only `unsafe` here.
+//!    much of it is free. When there is much of that it is given back to the system, and not before: memory that is
+//!    still mapped is used again at half the price, and while it is given back nobody can allocate.
+//! 3. Memory that was given back still counts as free in the heap. What it holds of the system's memory is the
+//!    difference between what is resident and what is in use.
+//! 4. mallopt(3), mallinfo2(3) (glibc 2.33) and malloc_trim(3) are C functions, and the only `unsafe` here.
 
 use std::time::Duration;
 
-/// Free bytes of the heap that are left alone.
+/// Free and resident bytes of the heap that are left alone.
 const FREE_MOST: usize = 12 << 20;
 /// How often somebody looks.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -27,20 +29,53 @@ pub fn one_arena() {
     }
 }
 
+/// What of the resident memory is not in use.
+#[derive(Default)]
+struct Spare {
+    /// Bytes that giving back did not free: stacks, and what lies between blocks in use.
+    stays: usize,
+}
+
+impl Spare {
+    fn is_much(&mut self, bytes: usize) -> bool {
+        self.stays = self.stays.min(bytes);
+        bytes - self.stays > FREE_MOST
+    }
+
+    fn given_back(&mut self, left: usize) {
+        self.stays = left;
+    }
+}
+
 /// Gives free memory back to the system as long as the daemon lives.
 pub async fn stay_small() {
+    let mut of = Spare::default();
     loop {
         tokio::time::sleep(PAUSE).await;
-        if free() > FREE_MOST {
+        if of.is_much(spare()) {
             let _ = tokio::task::spawn_blocking(trim).await;
+            of.given_back(spare());
         }
     }
 }
 
+/// Resident bytes that no file backs and nobody has allocated.
 #[cfg(target_env = "gnu")]
-fn free() -> usize {
+fn spare() -> usize {
     // SAFETY: reads the counters of the heap under its own locks, and returns numbers.
-    unsafe { libc::mallinfo2() }.fordblks
+    let heap = unsafe { libc::mallinfo2() };
+    let resident = anonymous().unwrap_or(0);
+    resident.saturating_sub(heap.uordblks.saturating_add(heap.hblkhd))
+}
+
+/// Bytes of `/proc/self/statm`: resident, less what files back.
+#[cfg(target_env = "gnu")]
+fn anonymous() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let mut pages = text.split(' ').skip(1).map(str::parse::<usize>);
+    let (resident, shared) = (pages.next()?.ok()?, pages.next()?.ok()?);
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    Some(resident.saturating_sub(shared) * usize::try_from(page).ok()?)
 }
 
 #[cfg(target_env = "gnu")]
@@ -50,9 +85,35 @@ fn trim() {
 }
 
 #[cfg(not(target_env = "gnu"))]
-fn free() -> usize {
+fn spare() -> usize {
     0
 }
 
 #[cfg(not(target_env = "gnu"))]
 fn trim() {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_given_back_is_left_alone() {
+        let mut of = Spare::default();
+        assert!(!of.is_much(FREE_MOST) && of.is_much(5 * FREE_MOST));
+        of.given_back(4 * FREE_MOST);
+        assert!(!of.is_much(4 * FREE_MOST) && !of.is_much(5 * FREE_MOST), "holes between blocks in use");
+        assert!(of.is_much(5 * FREE_MOST + 1));
+        // They were used, and are free again.
+        assert!(!of.is_much(FREE_MOST) && of.is_much(2 * FREE_MOST + 1));
+    }
+
+    #[cfg(target_env = "gnu")]
+    #[test]
+    fn what_is_resident_is_counted() {
+        let before = anonymous().unwrap();
+        let block = vec![1u8; 64 << 20];
+        let after = anonymous().unwrap();
+        assert!(after > before + (32 << 20), "{before} {after}");
+        drop(block);
+    }
+}

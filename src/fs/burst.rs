@@ -266,11 +266,16 @@ impl Fs {
         // What is remembered answers for absent names, too: directories that only this mount keeps are not absent.
         let kept = self.kept_below(dir).into_iter().filter(|name| !listed.contains(name));
         partial.items.extend(kept.map(|name| Arc::new(Item::dir(name))));
-        for evicted in self.listings.put_watched(dir, partial.asked, partial.items) {
-            // There is not enough memory for all that is asked for: listing them in turn would never end.
-            self.bursts.rests(evicted);
+        match self.listings.put_watched(dir, partial.asked, partial.items) {
+            Some(evicted) => {
+                for other in evicted {
+                    // There is not enough memory for all that is asked for: listing them in turn would never end.
+                    self.bursts.rests(other);
+                }
+                self.bursts.done(dir);
+            }
+            None => self.bursts.rests(dir),
         }
-        self.bursts.done(dir);
         Ok(None)
     }
 }

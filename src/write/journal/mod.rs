@@ -36,7 +36,8 @@
 //! - Rename of a file that is still being written over a pending one: it is acknowledged first.
 //! - Rename of a directory: each pending file as above, before anything is copied.
 //! - Two processes' journals of one bucket are taken over one after the other, in the order of their last records; a
-//!   journal that was taken over is renamed before it is deleted, so that it is never taken over twice.
+//!   journal that was taken over is renamed before it is deleted, so that it is never taken over twice. Of one key in
+//!   several of them the version that was acknowledged last counts, as when two machines store one.
 
 mod blob;
 mod log;
@@ -47,7 +48,7 @@ mod record;
 mod scan;
 mod table;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -100,9 +101,17 @@ pub struct Identity {
 }
 
 impl Identity {
+    fn store(&self) -> &str {
+        self.endpoint.as_deref().unwrap_or("").trim_end_matches('/')
+    }
+
     fn hash(&self) -> u64 {
-        let endpoint = self.endpoint.as_deref().unwrap_or("").trim_end_matches('/');
-        stable_hash(format!("{endpoint}\0{}\0{}", self.bucket, self.prefix).as_bytes())
+        stable_hash(format!("{}\0{}\0{}", self.store(), self.bucket, self.prefix).as_bytes())
+    }
+
+    /// Whether it is of a mount of a whole bucket of the store of `other`.
+    pub fn is_bucket_of(&self, other: &Identity) -> bool {
+        self.store() == other.store() && self.prefix.is_empty()
     }
 }
 
@@ -163,6 +172,9 @@ pub struct JournalSettings {
     pub identity: Identity,
     /// Bytes; `None`: 10 % of the disk, at most 8 GiB.
     pub limit: Option<u64>,
+    /// Whether to take over what daemons that are gone have left. A tree that is in use already may not: what is left
+    /// is older than what is done in it now.
+    pub adopt: bool,
 }
 
 /// What was found when the journal was opened.
@@ -194,7 +206,6 @@ pub struct Journal {
     counters: Arc<Counters>,
     requests: Mutex<Option<Sender<Request>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    next: AtomicU64,
     limit: u64,
     /// Held as long as this lives.
     _lock: Flock<File>,
@@ -205,6 +216,10 @@ impl std::fmt::Debug for Journal {
         write!(f, "journal in {}", self.dir.display())
     }
 }
+
+/// Numbers of files and uploads, larger than all that were given out on this machine: nobody makes a million in a
+/// millisecond. One process has many journals, which is why they share this.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 fn base(state_dir: &Path) -> PathBuf {
     state_dir.join("journal")
@@ -259,6 +274,14 @@ impl Journal {
             let dir = base.join(format!("{hash:016x}-{number}"));
             make_dir(&dir)?;
             let Some(lock) = lock(&dir)? else { continue };
+            if !settings.adopt && scan(&Arc::new(dir.clone()))?.has_anything() {
+                tracing::warn!(
+                    "{} was left by another mount of {}: the next one stores what is in it",
+                    dir.display(),
+                    settings.identity
+                );
+                continue;
+            }
             write_identity(&dir, &settings.identity)?;
             return Journal::begin(dir, lock, settings, hash);
         }
@@ -291,19 +314,20 @@ impl Journal {
             let (live, gone) = (table.live.last_key_value(), table.gone.last_key_value());
             live.map(|(id, _)| *id).max(gone.map(|(id, _)| *id)).unwrap_or(0)
         };
+        NEXT.fetch_max((now << 20).max(last + 1), Ordering::Relaxed);
         let journal = Arc::new(Journal {
             dir,
             table,
             counters,
             requests: Mutex::new(Some(requests)),
             thread: Mutex::new(Some(thread)),
-            // Unique over all journals: nobody makes a million records in a millisecond.
-            next: AtomicU64::new((now << 20).max(last + 1)),
             limit,
             _lock: lock,
         });
         let mut replay = Replay { damage: found.damage, ..Replay::default() };
-        journal.adopt_others(&base(&settings.state_dir), hash, &mut replay)?;
+        if settings.adopt {
+            journal.adopt_others(&base(&settings.state_dir), hash, &mut replay)?;
+        }
         let table = journal.table.lock();
         replay.live = table.live.values().cloned().collect();
         replay.live.sort_by_key(|l| l.seq);
@@ -340,17 +364,43 @@ impl Journal {
         // The order in which they were acknowledged, as far as clocks tell.
         let mut live: Vec<Live> = all.iter().flat_map(|(_, _, f)| f.table.live.values().cloned()).collect();
         live.sort_by_key(|l| (l.since, l.seq));
-        for live in live {
+        let mut last: HashMap<Key, (SystemTime, u64)> = {
+            let table = self.table.lock();
+            table.live.values().map(|l| (l.key.clone(), (l.since, l.id))).collect()
+        };
+        for mut live in live {
+            let there = last.get(&live.key).copied();
+            if let Some((since, _)) = there {
+                let key = live.key.as_str();
+                tracing::warn!(
+                    key,
+                    "several mounts have left a version of this file: the one that was closed last counts"
+                );
+                if since > live.since {
+                    continue;
+                }
+            }
+            if self.table.lock().live.contains_key(&live.id) {
+                live.id = self.number();
+            }
+            last.insert(live.key.clone(), (live.since, live.id));
             self.adopt(live)?;
+            if let Some((_, id)) = there {
+                self.wait(Change::Record(Record::Done { id }), true, false)?;
+            }
         }
         for (path, lock, found) in all {
             for begun in found.table.uploads.into_values() {
-                let token = self.next.fetch_add(1, Ordering::Relaxed);
-                self.wait(Change::Record(Begun { token, ..begun }.record()), true, false)?;
+                self.wait(Change::Record(Begun { token: self.number(), ..begun }.record()), false, false)?;
             }
-            for gone in found.table.gone.into_values() {
-                self.wait(Change::Record(gone.record()), true, false)?;
+            for mut gone in found.table.gone.into_values() {
+                if self.table.lock().gone.contains_key(&gone.id) {
+                    gone.id = self.number();
+                }
+                self.wait(Change::Record(gone.record()), false, false)?;
             }
+            // Before what they were copied from goes.
+            self.wait(Change::Barrier, true, false)?;
             if found.damage.is_empty() {
                 remove(&path).map_err(|e| trouble("remove", &path, &e))?;
             } else {
@@ -405,7 +455,7 @@ impl Journal {
     }
 
     fn data_name(&self) -> String {
-        format!("{:016x}.data", self.next.fetch_add(1, Ordering::Relaxed))
+        format!("{:016x}.data", self.number())
     }
 
     fn ask(&self, change: Change, durable: bool, new_file: bool, done: log::Answer) -> Result<()> {
@@ -434,7 +484,7 @@ impl Journal {
 
     /// A number for a new file or upload.
     pub(in crate::write) fn number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
+        NEXT.fetch_add(1, Ordering::Relaxed)
     }
 
     /// A blob that the next record of its file brings along.
