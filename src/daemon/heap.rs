@@ -6,14 +6,16 @@
 //! 2. Holes of the wrong size are not found: when a mount that has read begins to write, the heap grows by half while
 //!    much of it is free. When there is much of that it is given back to the system, and not before: memory that is
 //!    still mapped is used again at half the price, and while it is given back nobody can allocate.
-//! 3. Memory that was given back still counts as free in the heap. What it holds of the system's memory is the
-//!    difference between what is resident and what is in use.
+//! 3. Memory that was given back still counts as free in the heap. Until more is resident than after the last time,
+//!    there is nothing to give.
 //! 4. mallopt(3), mallinfo2(3) (glibc 2.33) and malloc_trim(3) are C functions, and the only `unsafe` here.
 
 use std::time::Duration;
 
-/// Free and resident bytes of the heap that are left alone.
+/// Free bytes of the heap that are left alone.
 const FREE_MOST: usize = 12 << 20;
+/// Bytes that have become resident before it is tried again.
+const STEP: usize = 4 << 20;
 /// How often somebody looks.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -29,47 +31,37 @@ pub fn one_arena() {
     }
 }
 
-/// What of the resident memory is not in use.
+/// What is resident when memory has been given back.
 #[derive(Default)]
-struct Spare {
-    /// Bytes that giving back did not free: stacks, and what lies between blocks in use.
-    stays: usize,
-}
+struct Left(usize);
 
-impl Spare {
-    fn is_much(&mut self, bytes: usize) -> bool {
-        self.stays = self.stays.min(bytes);
-        bytes - self.stays > FREE_MOST
-    }
-
-    fn given_back(&mut self, left: usize) {
-        self.stays = left;
+impl Left {
+    /// Whether there may be something to give, with so many bytes resident.
+    fn is_exceeded(&mut self, resident: usize) -> bool {
+        self.0 = self.0.min(resident);
+        resident - self.0 > STEP
     }
 }
 
 /// Gives free memory back to the system as long as the daemon lives.
 pub async fn stay_small() {
-    let mut of = Spare::default();
+    let mut left = Left::default();
     loop {
         tokio::time::sleep(PAUSE).await;
-        if of.is_much(spare()) {
+        if free() > FREE_MOST && anonymous().is_some_and(|resident| left.is_exceeded(resident)) {
             let _ = tokio::task::spawn_blocking(trim).await;
-            of.given_back(spare());
+            left = Left(anonymous().unwrap_or(0));
         }
     }
 }
 
-/// Resident bytes that no file backs and nobody has allocated.
 #[cfg(target_env = "gnu")]
-fn spare() -> usize {
+fn free() -> usize {
     // SAFETY: reads the counters of the heap under its own locks, and returns numbers.
-    let heap = unsafe { libc::mallinfo2() };
-    let resident = anonymous().unwrap_or(0);
-    resident.saturating_sub(heap.uordblks.saturating_add(heap.hblkhd))
+    unsafe { libc::mallinfo2() }.fordblks
 }
 
 /// Bytes of `/proc/self/statm`: resident, less what files back.
-#[cfg(target_env = "gnu")]
 fn anonymous() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
     let mut pages = text.split(' ').skip(1).map(str::parse::<usize>);
@@ -85,7 +77,7 @@ fn trim() {
 }
 
 #[cfg(not(target_env = "gnu"))]
-fn spare() -> usize {
+fn free() -> usize {
     0
 }
 
@@ -97,17 +89,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_given_back_is_left_alone() {
-        let mut of = Spare::default();
-        assert!(!of.is_much(FREE_MOST) && of.is_much(5 * FREE_MOST));
-        of.given_back(4 * FREE_MOST);
-        assert!(!of.is_much(4 * FREE_MOST) && !of.is_much(5 * FREE_MOST), "holes between blocks in use");
-        assert!(of.is_much(5 * FREE_MOST + 1));
-        // They were used, and are free again.
-        assert!(!of.is_much(FREE_MOST) && of.is_much(2 * FREE_MOST + 1));
+    fn memory_is_given_back_once() {
+        let mut left = Left::default();
+        assert!(!left.is_exceeded(STEP) && left.is_exceeded(10 * STEP));
+        left = Left(8 * STEP);
+        assert!(!left.is_exceeded(8 * STEP) && !left.is_exceeded(9 * STEP), "there is no more to give");
+        assert!(left.is_exceeded(9 * STEP + 1));
+        // Less is in use, and then more again.
+        assert!(!left.is_exceeded(2 * STEP) && left.is_exceeded(3 * STEP + 1));
     }
 
-    #[cfg(target_env = "gnu")]
     #[test]
     fn what_is_resident_is_counted() {
         let before = anonymous().unwrap();
