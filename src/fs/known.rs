@@ -61,6 +61,11 @@ impl Item {
             of_file: false,
         }
     }
+
+    /// Bytes that it takes.
+    pub(super) fn cost(&self) -> usize {
+        ITEM_BYTES + self.name.as_str().len()
+    }
 }
 
 /// What an entry takes besides its name, bytes.
@@ -93,7 +98,7 @@ impl Known {
 
     /// Bytes that it takes at first.
     fn bytes(&self) -> usize {
-        ITEM_BYTES + self.items.iter().map(|i| ITEM_BYTES + i.name.as_str().len()).sum::<usize>()
+        ITEM_BYTES + self.items.iter().map(|i| i.cost()).sum::<usize>()
     }
 }
 

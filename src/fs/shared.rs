@@ -15,7 +15,7 @@ use super::burst::Bursts;
 use super::known::Listings;
 use crate::budget::{Budget, Lease};
 
-/// Share of the memory bound for names.
+/// Share of the memory bound for names, and for listings that have no end yet.
 const SHARE: usize = 8;
 /// Names that every tree may have.
 const LEAST: usize = 64;
@@ -40,9 +40,10 @@ impl Shared {
     pub fn new(ttl: Duration, negative_ttl: Duration, names: usize, budget: Arc<Budget>) -> Arc<Shared> {
         // Whatever the settings say: the rest of a small budget is for bytes.
         let lease = budget.spare_lease(names.saturating_mul(NAME_BYTES).min(budget.limit() / SHARE));
+        let room = budget.limit() / SHARE;
         Arc::new(Shared {
             listings: Arc::new(Listings::new(ttl, negative_ttl, budget)),
-            bursts: Arc::new(Bursts::new(ttl)),
+            bursts: Arc::new(Bursts::new(ttl, room)),
             inodes: AtomicUsize::new(0),
             _names: lease,
         })
