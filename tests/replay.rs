@@ -117,6 +117,13 @@ fn notes_of_uploads_do_not_wait_for_each_other() {
             assert!(d.close(fh).is_err());
         }
         d.kill();
+        // What the killed one had sent is answered by the same rules, however late the server reads it.
+        let quiet = || {
+            let before = w.server.log().len();
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            w.server.log().len() == before
+        };
+        common::eventually(PATIENCE, "nothing arrives any more", quiet);
         w.store_again();
         let begun = w.server.store().uploads(BUCKET).len();
         let state = w.snapshot();
