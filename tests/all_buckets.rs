@@ -167,6 +167,27 @@ fn of(counts: &BTreeMap<String, u64>, operations: &[&str]) -> Vec<u64> {
     operations.iter().map(|op| counts.get(*op).copied().unwrap_or(0)).collect()
 }
 
+// R99
+#[test]
+fn all_buckets_remember_names_within_one_bound() {
+    let (_alone, server) = start();
+    let Some(embedded) = server.embedded_server() else { return };
+    let buckets = [server.bucket.clone(), server.another("b")];
+    for bucket in &buckets {
+        for i in 0..25_000 {
+            embedded.store().put(bucket, &format!("name-{i:06}"), "x".to_owned());
+        }
+    }
+    let mount = mount(&server, &["memory=64M", "metadata_ttl=10m"]);
+    for bucket in &buckets {
+        assert_eq!(mount.sh(&format!("ls {bucket} | wc -l")).trim(), "25000");
+    }
+    // An eighth of the memory, and some small things.
+    let used = status(&server, &mount)["memory"]["used"].as_u64().unwrap();
+    assert!((4 << 20..9 << 20).contains(&used), "{used} bytes");
+    mount.umount();
+}
+
 #[test]
 fn all_buckets_cost_one_request_to_list_and_one_to_look_up() {
     let (_alone, server) = start();

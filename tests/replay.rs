@@ -8,12 +8,13 @@ mod killable;
 use std::path::Path;
 
 use bytes::Bytes;
+use common::noise::noise;
 use killable::{BUCKET, Daemon, PATIENCE, World, copy_dir, name, world};
 use xosfs::Kind;
 use xosfs::demo::{Action, Rule};
 use xosfs::fs::ROOT;
 use xosfs::fs::file::WriteMode;
-use xosfs::write::journal::{PendingState, survey};
+use xosfs::write::journal::{Journal, JournalSettings, PendingState, survey};
 
 const ON_CONFLICT: [&str; 3] = ["overwrite", "fail", "keep_both"];
 
@@ -117,6 +118,13 @@ fn notes_of_uploads_do_not_wait_for_each_other() {
             assert!(d.close(fh).is_err());
         }
         d.kill();
+        // What the killed one had sent is answered by the same rules, however late the server reads it.
+        let quiet = || {
+            let before = w.server.log().len();
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            w.server.log().len() == before
+        };
+        common::eventually(PATIENCE, "nothing arrives any more", quiet);
         w.store_again();
         let begun = w.server.store().uploads(BUCKET).len();
         let state = w.snapshot();
@@ -238,4 +246,107 @@ fn a_truncate_by_path_is_journalled_although_the_release_is_late() {
     w.store_again();
     d.block(d.fs.flush_all(PATIENCE));
     assert_eq!(w.get("f").unwrap(), "con");
+}
+
+/// A change of parts of a version that is gone is kept and reported; whoever writes the whole file anew needs it no more.
+// R22 R89
+#[test]
+fn a_recovered_file_that_is_written_anew_can_be_stored() {
+    let w = world();
+    let old = noise(1, 300_000);
+    w.server.store().put(BUCKET, "f", old);
+    let d = w.start();
+    w.no_store();
+    let fh = d.open("f", libc::O_RDWR).unwrap();
+    d.put(fh, 1000, b"changed");
+    d.close(fh).unwrap();
+    d.kill();
+    w.server.store().put(BUCKET, "f", "theirs");
+    w.store_again();
+    let d = w.start_with(&w.snapshot(), "writeback");
+    let is_parked = || d.fs.pending().iter().any(|p| p.state == PendingState::Parked);
+    common::eventually(PATIENCE, "it cannot be stored", is_parked);
+    let fh = d.open("f", libc::O_RDWR | libc::O_TRUNC).unwrap();
+    d.put(fh, 0, b"anew");
+    d.block(d.fs.fsync(fh)).unwrap();
+    assert_eq!(w.get("f").unwrap(), "anew");
+    d.close(fh).unwrap();
+    d.settles();
+    assert_eq!(d.read("f"), b"anew");
+    assert!(d.block(d.fs.drain(PATIENCE)).is_empty());
+}
+
+/// Two mounts of one bucket on one machine, and the power fails.
+// R88
+#[test]
+fn of_one_name_in_two_journals_the_version_that_was_closed_last_counts() {
+    for first_is_newer in [false, true] {
+        let w = world();
+        let d = w.start();
+        w.no_store();
+        let second = w.start_with(&w.state(), "writeback");
+        assert_ne!(d.journal.dir(), second.journal.dir());
+        let mut order = [&d, &second];
+        if first_is_newer {
+            order.reverse();
+        }
+        for (daemon, content) in order.iter().zip(["older", "newer"]) {
+            daemon.write("f", content.as_bytes());
+            // The times of records are thousandths of a second.
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        d.kill();
+        second.kill();
+        let d = w.start_with(&w.snapshot(), "writeback");
+        assert_eq!(d.pending_keys(), ["f"]);
+        assert_eq!(d.read("f"), b"newer");
+        w.store_again();
+        d.block(d.fs.flush_all(PATIENCE));
+        d.settles();
+        assert_eq!(w.get("f").unwrap(), "newer");
+    }
+}
+
+/// What is left of another mount is older than what is done in a bucket that is in use.
+// R88, R99
+#[test]
+fn a_bucket_in_use_takes_over_nothing() {
+    let w = world();
+    let d = w.start();
+    w.no_store();
+    d.write("f", b"of a mount that is gone");
+    d.kill();
+    let state = w.snapshot();
+    let settings = JournalSettings {
+        state_dir: state.clone(),
+        identity: survey(&state).unwrap()[0].identity.clone(),
+        limit: None,
+        adopt: false,
+    };
+    let (journal, replay) = Journal::open(&settings).unwrap();
+    assert!(replay.pending().is_empty() && journal.pending().is_empty());
+    journal.close();
+    assert_eq!(survey(&state).unwrap()[0].pending.len(), 1, "for the next mount");
+    w.store_again();
+    let d = w.start_with(&state, "writeback");
+    d.settles();
+    assert_eq!(w.get("f").unwrap(), "of a mount that is gone");
+}
+
+#[test]
+fn numbers_of_entries_are_those_of_one_bucket() {
+    let w = world();
+    let d = w.start();
+    w.no_store();
+    let mut seen = std::collections::HashSet::new();
+    for round in 0..20 {
+        let second = w.start_with(&w.temp.path().join(format!("other-{round}")), "writeback");
+        second.write("f", b"x");
+        d.write(&format!("f{round}"), b"x");
+        for p in second.fs.pending() {
+            assert!(seen.insert(p.id), "{}", p.id);
+        }
+        second.kill();
+    }
+    assert!(d.fs.pending().iter().all(|p| seen.insert(p.id)));
 }

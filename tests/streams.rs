@@ -319,7 +319,7 @@ async fn a_deleted_file_gives_its_upload_up() {
     t.server.knobs().fail(Rule::new(COMPLETE, internal()).always());
     w.commit().await.unwrap_err();
     t.server.knobs().clear_rules();
-    w.unlink().await;
+    w.unlink().await.unwrap();
     assert!(w.commit().await.unwrap().is_none());
     assert_eq!(t.stored("f").unwrap(), "old");
     ends_clean(t, w).await;

@@ -73,11 +73,16 @@ impl Served {
         self.engines.reads.disk().cloned()
     }
 
-    /// The tree that has a pending file. Errors: [`Kind::NotFound`].
+    /// The tree that has a pending file. Errors: [`Kind::NotFound`]; [`Kind::Invalid`] when former mounts have given the
+    /// number in two buckets.
     fn holder(&self, id: u64) -> Result<Arc<Fs>> {
-        let found = self.all().into_iter().find(|(_, fs)| fs.pending().iter().any(|p| p.id == id));
-        let missing = || Error::new(Kind::NotFound, format!("the journal of this mount has no entry {id}"));
-        found.map(|(_, fs)| fs).ok_or_else(missing)
+        let mut found = self.all().into_iter().filter(|(_, fs)| fs.pending().iter().any(|p| p.id == id));
+        match (found.next(), found.next()) {
+            (None, _) => Err(Error::new(Kind::NotFound, format!("the journal of this mount has no entry {id}"))),
+            (Some((_, fs)), None) => Ok(fs),
+            _ => Err(Error::new(Kind::Invalid, format!("two buckets have an entry {id}"))
+                .with_fix("mount the one that is meant by itself")),
+        }
     }
 
     fn retry_now(&self, ids: &[u64]) -> Result<u64> {

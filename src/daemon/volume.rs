@@ -1,6 +1,6 @@
 //! What the daemon drives: the file system as the kernel sees it, and the handles to end it and to look into it.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::BoxFuture;
@@ -100,6 +100,7 @@ pub fn fs_settings(options: &Options, provider: &'static Provider, root: Prefix)
         remembered_free: NAMES as usize,
         conditional: true,
         passthrough: options.disk.dir.is_some() && options.disk.passthrough == Passthrough::Auto,
+        shared: None,
     }
 }
 
@@ -128,17 +129,22 @@ fn store_of(options: &Options) -> Option<String> {
     options.endpoint.clone().or_else(|| options.region.clone().filter(|r| r != "us-east-1"))
 }
 
-/// Opens the journal of a mount. Without `writeback` it is dispensable: where `state_dir` cannot be written, uploads of
+fn identity(options: &Options, source: &Source) -> Identity {
+    Identity { endpoint: store_of(options), bucket: source.bucket.clone(), prefix: source.prefix.as_str().to_owned() }
+}
+
+/// Opens the journal of a mount, and takes over what others have left. Without `writeback` it is dispensable: where `state_dir` cannot be written, uploads of
 /// a daemon that gets killed are left behind, and that is said once.
 pub fn open_journal(options: &Options, source: &Source) -> Result<Option<(Arc<Journal>, Replay)>> {
+    open_journal_of(options, source, true)
+}
+
+fn open_journal_of(options: &Options, source: &Source, adopt: bool) -> Result<Option<(Arc<Journal>, Replay)>> {
     let settings = JournalSettings {
         state_dir: options.state(&env),
-        identity: Identity {
-            endpoint: store_of(options),
-            bucket: source.bucket.clone(),
-            prefix: source.prefix.as_str().to_owned(),
-        },
+        identity: identity(options, source),
         limit: options.writeback_limit,
+        adopt,
     };
     match Journal::open(&settings) {
         Ok(opened) => Ok(Some(opened)),
@@ -230,55 +236,45 @@ struct Workshop {
     options: Options,
     /// Of no bucket.
     engines: Engines,
+    shared: Arc<fs::Shared>,
 }
 
 impl Workshop {
     /// With the journal that a former mount has left, if there is one: what is in that is on its way when this returns.
     /// Blocks: a journal is on a disk. Must be called inside the runtime.
     fn make(self: &Arc<Self>, making: &Making, left: bool) -> Result<Arc<Fs>> {
-        let Workshop { options, engines } = &**self;
+        let Workshop { options, engines, shared } = &**self;
         let s3 = engines.s3.for_bucket(&making.bucket);
         let disk = engines.reads.disk().map(|disk| disk.beside(cached_as(&s3)));
         let reads = engines.reads.beside(s3.clone(), engines.reads.cache().beside(), disk);
         let source = Source { bucket: making.bucket.to_string(), prefix: Prefix::root() };
         let opened = if left { open_journal(options, &source)? } else { None };
         let (journal, replay) = opened.unzip();
-        let made: Arc<OnceLock<Weak<Fs>>> = Arc::default();
         let journaling = match journal {
             Some(journal) => Journaling::Open(journal),
             None if options.read_only => Journaling::None,
-            None => Journaling::Later(self.clone().opener(source.clone(), made.clone())),
+            None => Journaling::Later(self.clone().opener(source.clone())),
         };
         let writes = engines.writes.beside(s3.clone(), reads.clone(), journaling);
         let whole = fs_settings(options, engines.provider, source.prefix);
-        // Many buckets would take more of the memory together than all of it.
-        let remembered = whole.remembered_free;
-        let fs =
-            Fs::new(s3, reads, writes, fs::Settings { space: making.space, born: making.born, remembered, ..whole });
-        let _ = made.set(Arc::downgrade(&fs));
+        let shared = Some(shared.clone());
+        let settings = fs::Settings { space: making.space, born: making.born, shared, ..whole };
+        let fs = Fs::new(s3, reads, writes, settings);
         if let Some(replay) = replay {
             fs.restore(replay);
         }
         Ok(fs)
     }
 
-    /// Opens the journal of a bucket later. `made`: its tree by then, which takes up what a daemon has left since.
-    fn opener(self: Arc<Self>, source: Source, made: Arc<OnceLock<Weak<Fs>>>) -> OpenJournal {
-        let runtime = Handle::current();
+    /// Opens the journal of a bucket that is in use. What a daemon has left there since is older than what is done here
+    /// now, and waits for the next mount.
+    fn opener(self: Arc<Self>, source: Source) -> OpenJournal {
         Box::new(move || {
-            let opened = open_journal(&self.options, &source).unwrap_or_else(|e| {
+            let opened = open_journal_of(&self.options, &source, false).unwrap_or_else(|e| {
                 tracing::error!(bucket = source.bucket, "close waits for the store: {e}");
                 None
             });
-            let (journal, replay) = opened?;
-            let fs = made.get().and_then(Weak::upgrade);
-            // Not on the spot: whoever restores waits for the journal that is being opened.
-            runtime.spawn(async move {
-                if let Some(fs) = fs.filter(|fs| fs.writes.open_journal().is_some()) {
-                    fs.restore(replay);
-                }
-            });
-            Some(journal)
+            opened.map(|(journal, _)| journal)
         })
     }
 
@@ -295,17 +291,16 @@ impl Workshop {
 
     /// Buckets of this store for which a mount that is gone has left something.
     fn left(&self) -> Vec<String> {
-        let store = store_of(&self.options);
-        let plain = |endpoint: &Option<String>| endpoint.as_deref().unwrap_or("").trim_end_matches('/').to_owned();
+        let here = Identity { endpoint: store_of(&self.options), bucket: String::new(), prefix: String::new() };
         let found = journal::survey(&self.options.state(&env)).unwrap_or_else(|e| {
             tracing::error!("what former mounts have left cannot be read, and is not stored: {e}");
             Vec::new()
         });
-        let here = |i: &Identity| plain(&i.endpoint) == plain(&store) && i.prefix.is_empty();
         let mut buckets: Vec<String> = found
             .into_iter()
             .filter(|s| {
-                here(&s.identity) && !(s.pending.is_empty() && s.uploads == 0 && s.deletes == 0 && s.damage.is_empty())
+                s.identity.is_bucket_of(&here)
+                    && !(s.pending.is_empty() && s.uploads == 0 && s.deletes == 0 && s.damage.is_empty())
             })
             .map(|s| s.identity.bucket)
             .collect();
@@ -329,6 +324,7 @@ fn build_all(options: &Options, s3: S3) -> (Arc<Buckets>, Engines) {
     raise_open_files();
     let engines = engines(options, s3, None, options.writeback);
     let of_fs = fs_settings(options, engines.provider, Prefix::root());
+    let shared = of_fs.share(engines.reads.cache().budget());
     let settings = BucketsSettings {
         defaults: of_fs.defaults,
         read_only: of_fs.read_only,
@@ -339,7 +335,7 @@ fn build_all(options: &Options, s3: S3) -> (Arc<Buckets>, Engines) {
         passthrough: of_fs.passthrough,
         list_all_xattrs: of_fs.list_all_xattrs,
     };
-    let workshop = Arc::new(Workshop { options: options.clone(), engines: engines.clone() });
+    let workshop = Arc::new(Workshop { options: options.clone(), engines: engines.clone(), shared });
     let maker = workshop.clone();
     let make = Box::new(move |making| -> BoxFuture<'static, _> { Box::pin(maker.clone().enter(making)) });
     let buckets = Buckets::new(engines.s3.clone(), settings, make);

@@ -22,6 +22,7 @@ use super::attr::{FileKind, is_posix_name};
 use super::inode::Ino;
 use super::known::Item;
 use super::listing::{From, Shown, parse_page};
+use crate::budget::{Budget, Lease};
 use crate::error::{Kind, Result};
 use crate::key::Key;
 use crate::s3::ObjectMeta;
@@ -44,6 +45,37 @@ pub(super) struct Partial {
     /// What had been unlinked when one of the pages was asked for.
     buried: HashSet<Key>,
     next: Option<From>,
+    /// Of the bound on all of them, and of the mount's memory.
+    leases: Option<(Lease, Lease)>,
+}
+
+impl Partial {
+    fn new() -> Partial {
+        Partial {
+            asked: Instant::now(),
+            items: Vec::new(),
+            held: Vec::new(),
+            buried: HashSet::new(),
+            next: None,
+            leases: None,
+        }
+    }
+
+    /// Takes memory for more entries. Errors: [`Kind::NoMemory`].
+    fn pay(&mut self, room: &Arc<Budget>, budget: &Arc<Budget>, more: &[Arc<Item>]) -> Result<()> {
+        let bytes = more.iter().map(|i| i.cost()).sum();
+        let (Some(a), Some(b)) = (room.spare_lease(bytes), budget.try_lease(bytes)) else {
+            return Err(Kind::NoMemory.into());
+        };
+        match &mut self.leases {
+            None => self.leases = Some((a, b)),
+            Some(of) => {
+                of.0.merge(a);
+                of.1.merge(b);
+            }
+        }
+        Ok(())
+    }
 }
 
 #[derive(Default)]
@@ -63,11 +95,14 @@ pub(super) struct Bursts {
     dirs: Mutex<LruCache<Ino, Burst>>,
     /// How long a listing is believed.
     ttl: Duration,
+    /// Memory for listings that have no end yet.
+    room: Arc<Budget>,
 }
 
 impl Bursts {
-    pub fn new(ttl: Duration) -> Bursts {
-        Bursts { dirs: Mutex::new(LruCache::new(DIRS)), ttl }
+    /// `room`: bytes that the entries of all listings together may take that have no end yet.
+    pub fn new(ttl: Duration, room: usize) -> Bursts {
+        Bursts { dirs: Mutex::new(LruCache::new(DIRS)), ttl, room: Budget::new(room) }
     }
 
     /// A name of `dir` is about to be asked for. `Some`: list pages first, from the start or from where a listing
@@ -154,13 +189,7 @@ impl Fs {
             }
             Some(None) => {
                 self.listings.watch(dir);
-                let partial = Box::new(Partial {
-                    asked: Instant::now(),
-                    items: Vec::new(),
-                    held: Vec::new(),
-                    buried: HashSet::new(),
-                    next: None,
-                });
+                let partial = Box::new(Partial::new());
                 match self.list_page(dir, partial).await {
                     Ok(None) => true,
                     Ok(Some(partial)) => {
@@ -249,6 +278,7 @@ impl Fs {
         let held = std::mem::take(&mut partial.held);
         let parsed = parse_page(&prefix, &page, held, last, self.settings.hide_odd_keys);
         partial.held = parsed.held;
+        partial.pay(&self.bursts.room, self.reads.cache().budget(), &parsed.items)?;
         partial.items.extend(parsed.items);
         if !last {
             return Ok(Some(partial));
@@ -266,11 +296,18 @@ impl Fs {
         // What is remembered answers for absent names, too: directories that only this mount keeps are not absent.
         let kept = self.kept_below(dir).into_iter().filter(|name| !listed.contains(name));
         partial.items.extend(kept.map(|name| Arc::new(Item::dir(name))));
-        for evicted in self.listings.put_watched(dir, partial.asked, partial.items) {
-            // There is not enough memory for all that is asked for: listing them in turn would never end.
-            self.bursts.rests(evicted);
+        // What is remembered has a lease of its own.
+        drop(partial.leases.take());
+        match self.listings.put_watched(dir, partial.asked, partial.items) {
+            Some(evicted) => {
+                for other in evicted {
+                    // There is not enough memory for all that is asked for: listing them in turn would never end.
+                    self.bursts.rests(other);
+                }
+                self.bursts.done(dir);
+            }
+            None => self.bursts.rests(dir),
         }
-        self.bursts.done(dir);
         Ok(None)
     }
 }
@@ -278,6 +315,7 @@ impl Fs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::Name;
     use crate::s3::{ETag, Headers};
 
     fn meta(metadata: &[(&str, &str)]) -> ObjectMeta {
@@ -299,13 +337,12 @@ mod tests {
     }
 
     fn partial() -> Box<Partial> {
-        let (items, held, buried) = (Vec::new(), Vec::new(), HashSet::new());
-        Box::new(Partial { asked: Instant::now(), items, held, buried, next: None })
+        Box::new(Partial::new())
     }
 
     #[test]
     fn there_are_no_more_pages_than_questions() {
-        let (bursts, dir) = (Bursts::new(Duration::from_secs(60)), Ino(7));
+        let (bursts, dir) = (Bursts::new(Duration::from_secs(60), 1 << 20), Ino(7));
         for _ in 0..FEW {
             assert!(bursts.asks(dir).is_none());
         }
@@ -323,12 +360,26 @@ mod tests {
             }
         }
         assert!(pages > 190);
-        assert!(Bursts::new(Duration::ZERO).asks(dir).is_none());
+        assert!(Bursts::new(Duration::ZERO, 1 << 20).asks(dir).is_none());
+    }
+
+    #[test]
+    fn listings_without_an_end_have_a_bound() {
+        let (budget, bursts) = (Budget::new(1 << 20), Bursts::new(Duration::from_secs(60), 10_000));
+        let page: Vec<_> = (0..20).map(|i| Arc::new(Item::dir(Name::of_component(&i.to_string()).unwrap()))).collect();
+        let (mut a, mut b) = (partial(), partial());
+        a.pay(&bursts.room, &budget, &page).unwrap();
+        b.pay(&bursts.room, &budget, &page).unwrap();
+        assert!(budget.used() > 8000 && a.pay(&bursts.room, &budget, &page).is_err());
+        drop(b);
+        a.pay(&bursts.room, &budget, &page).unwrap();
+        drop(a);
+        assert_eq!((budget.used(), bursts.room.used()), (0, 0));
     }
 
     #[test]
     fn a_directory_that_is_too_large_rests() {
-        let (bursts, dir) = (Bursts::new(Duration::from_secs(60)), Ino(7));
+        let (bursts, dir) = (Bursts::new(Duration::from_secs(60), 1 << 20), Ino(7));
         let starts = |n: u32| (0..n).filter(|_| bursts.asks(dir).is_some()).count();
         assert_eq!(starts(FEW + 1), 1);
         bursts.rests(dir);
@@ -341,7 +392,7 @@ mod tests {
 
     #[test]
     fn attributes_of_their_own_make_files_worth_asking_for() {
-        let (bursts, dir) = (Bursts::new(Duration::from_secs(60)), Ino(7));
+        let (bursts, dir) = (Bursts::new(Duration::from_secs(60), 1 << 20), Ino(7));
         bursts.asks(dir);
         for _ in 0..PLAIN {
             assert!(!bursts.plain(dir));

@@ -220,14 +220,15 @@ impl Fs {
             self.graves.dig(key.clone(), inode.ino);
         }
         // After the object, so that a crash in between leaves the file as it was last, or nothing.
-        if let Some(w) = &writer {
-            w.forget().await;
-        }
+        let forgotten = match &writer {
+            Some(w) => w.forget().await,
+            None => Ok(()),
+        };
         self.keep_dir(parent);
         self.inodes.unlink(inode.ino);
         self.name_removed(parent, name);
         self.inodes.settle(inode.ino);
-        Ok(())
+        forgotten
     }
 
     /// (writer, whether the store has the object, whether a handle is open)

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::Fs;
 use super::attr::Facts;
@@ -38,10 +38,16 @@ impl Fs {
             let attr = inode.state.lock().attr.clone();
             writer.edit_object(&mut |o| attr.store(&mut o.headers.metadata));
         }
-        if writer.is_recovered()
-            && let Some(committed) = self.commit_acknowledged(inode, &writer).await?
-        {
-            self.committed(inode, &writer, committed);
+        if writer.is_recovered() {
+            match self.commit_acknowledged(inode, &writer).await {
+                Ok(Some(committed)) => self.committed(inode, &writer, committed),
+                Ok(None) => {}
+                // It is known now that nothing of it is stored. What was written since may need none of it.
+                Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Exists | Kind::Stale) => {
+                    debug!("what a former mount had acknowledged cannot be stored by itself: {e}");
+                }
+                Err(e) => return Err(e),
+            }
         }
         let done = writer.commit().await;
         self.catch_up(inode, &writer);
@@ -296,7 +302,8 @@ impl Fs {
 
     /// What was written is given up: the file is what the store has, or nothing.
     pub(super) async fn abandon(self: &Arc<Self>, inode: &Arc<Inode>, writer: &Writer, stored: bool) {
-        writer.unlink().await;
+        // The log has the error; the caller has one of its own.
+        let _ = writer.unlink().await;
         if stored {
             // The old object is what there is: forget what was told of the new one.
             let mut state = inode.state.lock();

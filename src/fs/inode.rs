@@ -67,6 +67,11 @@ impl Space {
         Ino(self.base | 1)
     }
 
+    /// Whether a number is one of these.
+    pub const fn has(self, ino: Ino) -> bool {
+        ino.0 & !self.mask == self.base
+    }
+
     /// The number that the inode of `key` gets, unless another live one has it. Directories hash with their `/`.
     pub fn ino_of(self, key: &str) -> Ino {
         self.number(stable_hash(key.as_bytes()))
@@ -699,6 +704,15 @@ impl Inodes {
     /// How many inodes the kernel knows.
     pub fn known(&self) -> usize {
         self.inner.lock().known
+    }
+
+    /// Gives up what nobody has used for longest of the inodes that are kept only as memory, down to `most`.
+    pub fn keep_idle(&self, most: usize) {
+        let mut inner = self.inner.lock();
+        for _ in most..inner.idle.len() {
+            let Some((old, ())) = inner.idle.pop_lru() else { return };
+            inner.evict(old);
+        }
     }
 
     /// (inodes in the table, of them kept only as memory)

@@ -61,6 +61,11 @@ impl Item {
             of_file: false,
         }
     }
+
+    /// Bytes that it takes.
+    pub(super) fn cost(&self) -> usize {
+        ITEM_BYTES + self.name.as_str().len()
+    }
 }
 
 /// What an entry takes besides its name, bytes.
@@ -69,6 +74,8 @@ pub(super) const ITEM_BYTES: usize = 224;
 const SHARE: usize = 8;
 /// Entries that a program gets through in half a `metadata_ttl`.
 const LASTING: usize = 10_000;
+/// Names changed here for which memory is taken at a time.
+const TOUCHED: usize = 32;
 
 struct Known {
     /// When the listing was asked for.
@@ -80,15 +87,18 @@ struct Known {
     /// Made because many names were asked for one by one, and not to be shown: see `burst`.
     thin: bool,
     lease: Option<Lease>,
+    /// How many changed names memory was taken for, or is being.
+    paid: usize,
 }
 
 impl Known {
-    fn new(at: Instant, items: Vec<Arc<Item>>, touched: HashMap<Name, bool>, thin: bool) -> Known {
-        Known { at, items, touched, thin, lease: None }
+    fn new(at: Instant, items: Vec<Arc<Item>>, thin: bool) -> Known {
+        Known { at, items, touched: HashMap::new(), thin, lease: None, paid: 0 }
     }
 
+    /// Bytes that it takes at first.
     fn bytes(&self) -> usize {
-        ITEM_BYTES + self.items.iter().map(|i| ITEM_BYTES + i.name.as_str().len()).sum::<usize>()
+        ITEM_BYTES + self.items.iter().map(|i| i.cost()).sum::<usize>()
     }
 }
 
@@ -119,7 +129,7 @@ pub struct Around {
     pub edition: Edition,
 }
 
-/// Bounded by the memory they take together.
+/// Bounded by the memory they take together, those of all trees of a mount: numbers of directories are of one tree.
 pub struct Listings {
     inner: Mutex<Inner>,
     ttl: Duration,
@@ -130,7 +140,6 @@ pub struct Listings {
 
 struct Inner {
     by_dir: LruCache<Ino, Known>,
-    entries: usize,
     bytes: usize,
     /// Names that were asked for one by one and are not there, and when they were asked for.
     missing: LruCache<(Ino, Name), Instant>,
@@ -152,16 +161,28 @@ const CHANGED: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 impl Inner {
     fn put(&mut self, dir: Ino, known: Known, bytes: usize) -> Option<Known> {
         let old = self.take(dir);
-        self.entries += known.items.len() + 1;
         self.bytes += bytes;
         self.by_dir.put(dir, known);
         old
     }
 
+    fn changed_since(&self, dir: Ino, since: Instant) -> bool {
+        self.changed.peek(&dir).copied().max(self.changed_others).is_some_and(|at| at >= since)
+    }
+
+    /// Notes a change in the listing of `dir`. `Some`: memory has to be taken for more of them.
+    fn touch(&mut self, dir: Ino, name: &Name, exists: bool) -> Option<Instant> {
+        let known = self.by_dir.get_mut(&dir)?;
+        known.touched.insert(name.clone(), exists);
+        (known.touched.len() > known.paid).then(|| {
+            known.paid += TOUCHED;
+            known.at
+        })
+    }
+
     /// To be dropped without the lock.
     fn take(&mut self, dir: Ino) -> Option<Known> {
         let known = self.by_dir.pop(&dir)?;
-        self.entries -= known.items.len() + 1;
         self.bytes -= known.lease.as_ref().map_or(0, Lease::bytes);
         Some(known)
     }
@@ -171,7 +192,6 @@ impl Listings {
     pub fn new(ttl: Duration, negative_ttl: Duration, budget: Arc<Budget>) -> Listings {
         let inner = Inner {
             by_dir: LruCache::unbounded(),
-            entries: 0,
             bytes: 0,
             missing: LruCache::new(MISSING),
             watched: LruCache::new(WATCHED),
@@ -181,15 +201,15 @@ impl Listings {
         Listings { inner: Mutex::new(inner), ttl, negative_ttl, budget }
     }
 
-    /// `items` are all entries of `dir` as of `at`.
+    /// `items` are all entries of `dir` as of `at`; unless this mount has changed a name in it since.
     pub fn put(&self, dir: Ino, at: Instant, items: Vec<Arc<Item>>) {
-        self.remember(dir, Known::new(at, items, HashMap::new(), false));
+        self.remember(dir, Known::new(at, items, false), false);
     }
 
     /// As [`Listings::put`], of a directory that was listed before; for the same purpose as then.
     pub fn put_again(&self, dir: Ino, at: Instant, items: Vec<Arc<Item>>) {
         let thin = self.inner.lock().by_dir.peek(&dir).is_some_and(|k| k.thin);
-        self.remember(dir, Known::new(at, items, HashMap::new(), thin));
+        self.remember(dir, Known::new(at, items, thin), false);
     }
 
     /// From now on changes of names in `dir` are noted for [`Listings::put_watched`].
@@ -202,10 +222,9 @@ impl Listings {
     }
 
     /// As [`Listings::put`], for look-ups, with what was changed here since [`Listings::watch`]. The directories whose
-    /// listings, made for look-ups and not old yet, had to go for it.
-    pub fn put_watched(&self, dir: Ino, at: Instant, items: Vec<Arc<Item>>) -> Vec<Ino> {
-        let Some(touched) = self.inner.lock().watched.pop(&dir) else { return Vec::new() };
-        self.remember(dir, Known::new(at, items, touched, true))
+    /// listings, made for look-ups and not old yet, had to go for it; `None` when this one is not remembered.
+    pub fn put_watched(&self, dir: Ino, at: Instant, items: Vec<Arc<Item>>) -> Option<Vec<Ino>> {
+        self.remember(dir, Known::new(at, items, true), true)
     }
 
     fn most_bytes(&self) -> usize {
@@ -217,18 +236,31 @@ impl Listings {
         self.most_bytes() / ITEM_BYTES
     }
 
-    fn remember(&self, dir: Ino, mut known: Known) -> Vec<Ino> {
+    fn remember(&self, dir: Ino, mut known: Known, watched: bool) -> Option<Vec<Ino>> {
         known.items.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let bytes = known.bytes();
-        if bytes > self.most_bytes() {
-            return Vec::new();
-        }
         // Before the lock: taking a lease may make others give memory up. Without one it is not remembered.
-        known.lease = self.budget.try_lease(bytes);
+        known.lease = (bytes <= self.most_bytes()).then(|| self.budget.try_lease(bytes)).flatten();
         let mut gone = Vec::new();
         let mut inner = self.inner.lock();
-        let old = if known.lease.is_some() { inner.put(dir, known, bytes) } else { inner.take(dir) };
-        gone.extend(old);
+        // Not before: a change that comes now is noted there, and not in this listing.
+        let touched = if watched { inner.watched.pop(&dir) } else { None };
+        let wanted = match touched {
+            Some(touched) => {
+                known.touched = touched;
+                true
+            }
+            None => !watched && !inner.changed_since(dir, known.at),
+        };
+        if inner.by_dir.peek(&dir).is_some_and(|k| k.at > known.at) {
+            return None;
+        }
+        if !wanted || known.lease.is_none() {
+            gone.extend(inner.take(dir));
+            drop(inner);
+            return None;
+        }
+        gone.extend(inner.put(dir, known, bytes));
         let mut evicted = Vec::new();
         while inner.bytes > self.most_bytes() {
             let Some((other, _)) = inner.by_dir.peek_lru() else { break };
@@ -240,7 +272,7 @@ impl Listings {
             gone.push(old);
         }
         drop(inner);
-        evicted
+        Some(evicted)
     }
 
     /// The store was asked for `name` at `at`, and it is not there. The kernel asks first and creates then: the
@@ -325,21 +357,42 @@ impl Listings {
         if let Some((_, at)) = inner.changed.push(dir, Instant::now()).filter(|(other, _)| *other != dir) {
             inner.changed_others = inner.changed_others.max(Some(at));
         }
-        if let Some(known) = inner.by_dir.get_mut(&dir) {
-            known.touched.insert(name.clone(), exists);
-        }
+        let unpaid = inner.touch(dir, name, exists);
         if let Some(touched) = inner.watched.get_mut(&dir) {
             touched.insert(name.clone(), exists);
             if touched.len() > WATCHED_NAMES {
                 inner.watched.pop(&dir);
             }
         }
+        drop(inner);
+        if let Some(of) = unpaid {
+            self.pay(dir, of, TOUCHED * (ITEM_BYTES + name.as_str().len()));
+        }
+    }
+
+    /// Takes memory for more changed names in the listing of `dir` of that time, or gives the listing up.
+    fn pay(&self, dir: Ino, of: Instant, bytes: usize) {
+        // Without the lock: others may give memory up.
+        let more = self.budget.try_lease(bytes);
+        let gone;
+        {
+            let inner = &mut *self.inner.lock();
+            let Some(known) = inner.by_dir.get_mut(&dir).filter(|k| k.at == of) else { return };
+            gone = match (more, &mut known.lease) {
+                (Some(more), Some(lease)) => {
+                    lease.merge(more);
+                    inner.bytes += bytes;
+                    None
+                }
+                _ => inner.take(dir),
+            };
+        }
+        drop(gone);
     }
 
     /// Whether this mount may have changed a name in `dir` after `since`.
     pub fn changed_since(&self, dir: Ino, since: Instant) -> bool {
-        let inner = self.inner.lock();
-        inner.changed.peek(&dir).copied().max(inner.changed_others).is_some_and(|at| at >= since)
+        self.inner.lock().changed_since(dir, since)
     }
 
     /// The directories in `dir` when it was last listed, however long that is ago.
@@ -368,8 +421,10 @@ impl Listings {
         drop(gone);
     }
 
-    pub fn entries(&self) -> usize {
-        self.inner.lock().entries
+    /// Entries of the directories that are `wanted`, and these.
+    pub fn entries(&self, wanted: impl Fn(Ino) -> bool) -> usize {
+        let inner = self.inner.lock();
+        inner.by_dir.iter().filter(|(dir, _)| wanted(**dir)).map(|(_, known)| known.items.len() + 1).sum()
     }
 }
 
@@ -380,6 +435,10 @@ mod tests {
 
     fn item(name: &str) -> Arc<Item> {
         Arc::new(Item::dir(Name::parse(OsStr::new(name)).unwrap()))
+    }
+
+    fn entries(l: &Listings) -> usize {
+        l.entries(|_| true)
     }
 
     fn name(text: &str) -> Name {
@@ -450,25 +509,82 @@ mod tests {
         let l = Listings::new(Duration::from_secs(60), Duration::from_secs(60), budget.clone());
         for dir in 2..20 {
             l.put(Ino(dir), Instant::now(), vec![item("a"), item("b"), item("c")]);
-            assert!(l.entries() <= 10 && budget.used() <= budget.limit() / SHARE && budget.used() > 0);
+            assert!(entries(&l) <= 10 && budget.used() <= budget.limit() / SHARE && budget.used() > 0);
         }
         l.put(Ino(50), Instant::now(), (0..11).map(|i| item(&i.to_string())).collect());
         assert!(matches!(l.ask(Ino(50), &name("1")), Answer::Unknown));
         l.put(Ino(19), Instant::now(), vec![]);
-        let before = l.entries();
+        let before = entries(&l);
         l.forget(Ino(19));
-        assert_eq!(l.entries(), before - 1);
+        assert_eq!(entries(&l), before - 1);
         l.watch(Ino(60));
-        assert_eq!(l.put_watched(Ino(60), Instant::now(), (0..4).map(|i| item(&i.to_string())).collect()), vec![]);
+        let four = || (0..4).map(|i| item(&i.to_string())).collect();
+        assert_eq!(l.put_watched(Ino(60), Instant::now(), four()), Some(vec![]));
         l.watch(Ino(61));
         let made_room = l.put_watched(Ino(61), Instant::now(), (0..9).map(|i| item(&i.to_string())).collect());
-        assert_eq!(made_room, [Ino(60)], "a listing that was of use had to go");
+        assert_eq!(made_room.unwrap(), [Ino(60)], "a listing that was of use had to go");
         for dir in [18, 60, 61] {
             l.forget(Ino(dir));
         }
-        assert_eq!((l.entries(), budget.used()), (0, 0));
+        assert_eq!((entries(&l), budget.used()), (0, 0));
         let _taken = budget.try_lease(budget.limit()).unwrap();
         l.put(Ino(70), Instant::now(), vec![item("a")]);
-        assert_eq!(l.entries(), 0, "no memory for it");
+        l.watch(Ino(71));
+        assert_eq!(l.put_watched(Ino(71), Instant::now(), four()), None);
+        assert_eq!(entries(&l), 0, "no memory for it");
+    }
+
+    #[test]
+    fn a_change_while_a_listing_is_remembered_is_not_lost() {
+        for watched in [false, true] {
+            let budget = Budget::new(SHARE * 100 * ITEM_BYTES);
+            let l = Arc::new(Listings::new(Duration::from_secs(60), Duration::from_secs(60), budget.clone()));
+            let taken = Mutex::new(Some(budget.try_lease(budget.limit()).unwrap()));
+            let there = l.clone();
+            // Others give memory up for it, and somebody deletes a name meanwhile.
+            budget.set_reclaim(move |_| {
+                there.touch(Ino(5), &name("x"), false);
+                drop(taken.lock().take());
+            });
+            let items = vec![item("x"), item("y")];
+            if watched {
+                l.watch(Ino(5));
+                l.put_watched(Ino(5), Instant::now(), items);
+                assert!(matches!(l.ask(Ino(5), &name("y")), Answer::Present { .. }));
+                assert!(matches!(l.ask(Ino(5), &name("x")), Answer::Absent { .. }));
+            } else {
+                l.put(Ino(5), Instant::now(), items);
+                assert!(matches!(l.ask(Ino(5), &name("x")), Answer::Unknown));
+            }
+        }
+    }
+
+    #[test]
+    fn an_older_listing_does_not_replace_a_newer_one() {
+        let l = Listings::new(Duration::from_secs(60), Duration::from_secs(60), Budget::new(1 << 20));
+        let before = Instant::now();
+        l.put(Ino(5), Instant::now(), vec![item("new")]);
+        l.put(Ino(5), before, vec![item("old")]);
+        assert!(matches!(l.ask(Ino(5), &name("new")), Answer::Present { .. }));
+    }
+
+    #[test]
+    fn names_changed_here_are_within_the_bound() {
+        let budget = Budget::new(SHARE * 1000 * ITEM_BYTES);
+        let l = Listings::new(Duration::from_secs(60), Duration::from_secs(60), budget.clone());
+        l.put(Ino(5), Instant::now(), vec![item("a")]);
+        let others = budget.try_lease(budget.limit() - budget.used() - 10 * TOUCHED * (ITEM_BYTES + 10)).unwrap();
+        let names = || (0..).map(|i| name(&format!("made-{i}")));
+        for made in names().take(9 * TOUCHED) {
+            l.touch(Ino(5), &made, true);
+        }
+        let used = budget.used() - others.bytes();
+        assert!(entries(&l) == 2 && used >= 8 * TOUCHED * ITEM_BYTES, "{used}");
+        for made in names().skip(9 * TOUCHED).take(3 * TOUCHED) {
+            l.touch(Ino(5), &made, true);
+        }
+        assert_eq!((entries(&l), budget.used()), (0, others.bytes()));
+        l.touch(Ino(5), &name("b"), true);
+        assert!(matches!(l.ask(Ino(5), &name("a")), Answer::Unknown));
     }
 }

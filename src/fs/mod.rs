@@ -34,6 +34,7 @@ mod past;
 mod ranges;
 mod rename;
 pub mod setattr;
+mod shared;
 pub mod through;
 mod trees;
 mod trim;
@@ -60,8 +61,9 @@ pub use listing::parse_page;
 pub use listing::{Batch, DirHandle};
 pub use lookup::Lookup;
 pub use overview::{Dirty, Figures};
+pub use shared::Shared;
 
-use crate::budget::Lease;
+use crate::budget::Budget;
 use crate::config::Provider;
 use crate::error::{Kind, Result};
 use crate::key::{Name, Prefix};
@@ -119,6 +121,16 @@ pub struct Settings {
     pub conditional: bool,
     /// The kernel may read from the disk cache by itself.
     pub passthrough: bool,
+    /// What the tree shares with the others of its mount; `None`: it is the only one.
+    pub shared: Option<Arc<Shared>>,
+}
+
+impl Settings {
+    /// What several trees with such settings share.
+    pub fn share(&self, budget: &Arc<Budget>) -> Arc<Shared> {
+        let counted = self.remembered.saturating_sub(self.remembered_free);
+        Shared::new(self.metadata_ttl, self.negative_ttl, counted, budget.clone())
+    }
 }
 
 /// What a lookup hands to the kernel.
@@ -152,15 +164,14 @@ pub struct Fs {
     pub settings: Settings,
     pub(crate) inodes: Inodes,
     pub handles: Handles,
-    listings: Listings,
-    /// The memory of the names.
-    _names: Option<Lease>,
+    listings: Arc<Listings>,
     graves: graves::Graves,
     /// The store did the last delete that was asked for.
     deletes_allowed: AtomicBool,
     uploads: writeback::Uploads,
     habits: habit::Habits,
-    bursts: burst::Bursts,
+    bursts: Arc<burst::Bursts>,
+    shared: Arc<Shared>,
     trees: trees::Walks,
     aheads: ahead::Aheads,
     threads: users::Threads,
@@ -189,21 +200,17 @@ impl Fs {
         let mounted = SystemTime::now();
         let born = settings.born.unwrap_or(mounted);
         let root = State::new(Attr::of_dir(born, &settings.defaults), attr::Facts::default(), true);
+        let shared = settings.shared.clone().unwrap_or_else(|| settings.share(reads.cache().budget()));
         Arc::new(Fs {
             inodes: Inodes::new(settings.space, settings.root.clone(), root, settings.remembered.max(1024)),
             handles: Handles::default(),
-            listings: Listings::new(settings.metadata_ttl, settings.negative_ttl, reads.cache().budget().clone()),
-            _names: {
-                let (budget, counted) =
-                    (reads.cache().budget(), settings.remembered.saturating_sub(settings.remembered_free));
-                // Whatever the settings say: the rest of a small budget is for bytes.
-                budget.spare_lease(counted.saturating_mul(NAME_BYTES).min(budget.limit() / 8))
-            },
+            listings: shared.listings.clone(),
             graves: graves::Graves::default(),
             deletes_allowed: AtomicBool::new(false),
             uploads: writeback::Uploads::default(),
             habits: habit::Habits::new(),
-            bursts: burst::Bursts::new(settings.metadata_ttl),
+            bursts: shared.bursts.clone(),
+            shared,
             trees: trees::Walks::new(settings.metadata_ttl),
             aheads: ahead::Aheads::new(),
             threads: users::Threads::default(),

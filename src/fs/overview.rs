@@ -72,7 +72,7 @@ impl Fs {
             handles: self.handles.len(),
             inodes,
             remembered,
-            listed: self.listings.entries(),
+            listed: self.listings.entries(|dir| self.settings.space.has(dir)),
             hidden: self.hidden.load(Ordering::Relaxed),
             unlinked: self.graves.len(),
             ..Figures::default()

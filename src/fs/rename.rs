@@ -180,7 +180,7 @@ impl Fs {
         };
         // Were it to end after the delete, a crash in between would store it over the copy that is all there is.
         if let Some(w) = &replaced {
-            w.unlink().await;
+            w.unlink().await?;
         }
         self.s3.delete(&old, None).await?;
         self.moved(source, from, to, target).await?;
@@ -249,7 +249,8 @@ impl Fs {
         if let Some(target) = target {
             let writer = target.state.lock().writer.clone();
             if let Some(w) = writer {
-                w.unlink().await;
+                // The later record of this name counts after a crash.
+                let _ = w.unlink().await;
             }
             self.inodes.settle(target.ino);
         }

@@ -4,7 +4,9 @@
 //! 1. Above a number of names the kernel is told to forget those whose time is over: it would ask for them again in
 //!    any case. Above four times as many, and 100,000, of any age.
 //! 2. Files only: a directory may be somebody's working directory, and what is forgotten has no path.
-//! 3. Telling the kernel waits for whoever changes the directory, and that waits for us: it is done by a thread of its
+//! 3. The bounds are those of all trees of the mount together ([`super::shared`]). With several of them, what the kernel
+//!    has forgotten is given up here as well, down to this tree's part of the bound.
+//! 4. Telling the kernel waits for whoever changes the directory, and that waits for us: it is done by a thread of its
 //!    own that answers nothing.
 
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Fs;
+use super::shared::Part;
 
 /// How often somebody looks.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -23,22 +26,29 @@ impl Fs {
     pub(super) fn trim_names(self: &Arc<Self>) {
         let weak = Arc::downgrade(self);
         self.runtime.spawn(async move {
+            let Some(mut part) = weak.upgrade().map(|fs| Part::new(fs.shared.clone())) else { return };
             loop {
                 tokio::time::sleep(PAUSE).await;
                 let Some(fs) = weak.upgrade().filter(|fs| !fs.stopping.load(Ordering::Relaxed)) else { return };
-                if fs.inodes.known() > fs.settings.remembered {
-                    let _ = tokio::task::spawn_blocking(move || fs.trim_now()).await;
+                part.tell(fs.inodes.counts().0);
+                let all = fs.settings.remembered.max(1024);
+                let (few, many) = (part.share(all), part.share((4 * all).max(MANY)));
+                if fs.inodes.known() > few {
+                    let fs = fs.clone();
+                    let _ = tokio::task::spawn_blocking(move || fs.trim_now(few, many)).await;
+                }
+                if few < all {
+                    fs.inodes.keep_idle(few);
                 }
             }
         });
     }
 
-    fn trim_now(&self) {
+    fn trim_now(&self, few: usize, many: usize) {
         let Some(kernel) = self.kernel.get() else { return };
-        let few = self.settings.remembered.max(1024);
         let (all, mut told) = (self.inodes.known(), 0);
         loop {
-            let (names, more) = self.inodes.forgettable(few, (4 * few).max(MANY), self.settings.metadata_ttl, told);
+            let (names, more) = self.inodes.forgettable(few, many, self.settings.metadata_ttl, told);
             for (parent, name) in &names {
                 kernel.invalidate_entry(*parent, name);
             }
@@ -93,6 +103,19 @@ mod tests {
         }
         // What has been forgotten is passed over.
         assert_eq!(table.forgettable(11, 1000, Duration::ZERO, 0), (vec![], false));
+    }
+
+    #[test]
+    fn what_is_idle_can_be_given_up() {
+        let (table, inos) = table(10);
+        for ino in &inos[..6] {
+            table.forget(*ino, 1);
+        }
+        table.keep_idle(2);
+        assert_eq!(table.counts(), (1 + 4 + 2, 2));
+        assert!(table.get(inos[3]).is_err() && table.get(inos[4]).is_ok(), "the oldest ones");
+        table.keep_idle(5);
+        assert_eq!(table.counts().1, 2);
     }
 
     #[test]

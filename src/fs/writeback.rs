@@ -316,11 +316,11 @@ impl Fs {
     }
 
     /// Gives an entry up: its bytes are lost, and the file is again what the store has. Errors: [`Kind::NotFound`];
-    /// [`Kind::Busy`] while the file is open for writing.
+    /// [`Kind::Busy`] while the file is open for writing; that of the journal, which then still has it.
     pub async fn discard(self: &Arc<Self>, id: u64) -> Result<()> {
         let (inode, writer) = self.backlog_of(id)?;
         let Some(inode) = inode else {
-            writer.unlink().await;
+            writer.unlink().await?;
             self.uploads.placeless.lock().remove(&id);
             return Ok(());
         };
@@ -329,7 +329,13 @@ impl Fs {
             if state.write_handles > 0 {
                 return Err(Error::new(Kind::Busy, "discard a file that is open for writing").with_key(writer.key()));
             }
+            // Who opens it now begins anew.
             state.writer = None;
+        }
+        if let Err(e) = writer.unlink().await {
+            writer.revive();
+            inode.state.lock().writer.get_or_insert(writer);
+            return Err(e);
         }
         let stored = inode.state.lock().stored;
         self.abandon(&inode, &writer, stored).await;

@@ -9,7 +9,7 @@
 //! 4. After a crash nobody knows whether the last commit arrived. Where it would fail for that reason, a look at the
 //!    object tells: it has the bytes of the first so many layers, or somebody else stored it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -333,24 +333,25 @@ impl Writer {
         self.settle_record(true).await;
     }
 
-    /// The second half of [`Writer::unlink`]: not after a crash either.
-    pub async fn forget(&self) {
-        let Some(journal) = self.io.journal().cloned() else { return };
-        let held = self.io.patient("the journal", self.journaling.lock()).await;
-        if let Err(e) = &held {
-            tracing::error!("after a crash {:?} would be stored although it was deleted: {e}", self.key());
-            return;
-        }
-        let Some(id) = ({
-            let mut s = self.state.lock();
-            s.acked = None;
-            s.id.take()
-        }) else {
-            return;
+    /// The second half of [`Writer::unlink`]: not after a crash either. Errors, which are in the log as well: after a
+    /// crash it may be stored all the same.
+    pub async fn forget(&self) -> Result<()> {
+        let Some(journal) = self.io.journal().cloned() else { return Ok(()) };
+        let forgotten = async {
+            let _journaling = self.io.patient("the journal", self.journaling.lock()).await?;
+            let id = {
+                let mut s = self.state.lock();
+                s.acked = None;
+                s.id.take()
+            };
+            let Some(id) = id else { return Ok(()) };
+            journal.done(id, true).await
         };
-        if let Err(e) = journal.done(id, true).await {
-            tracing::error!("after a crash {:?} would be stored although it was deleted: {e}", self.key());
-        }
+        forgotten.await.map_err(|e: Error| {
+            let e = e.with_key(self.key());
+            tracing::error!("after a crash a file would be stored although it was deleted: {e}");
+            e
+        })
     }
 
     /// Makes the bytes that only the journal has readable from memory and staging: the record is about to end, and
@@ -460,7 +461,17 @@ impl Writer {
         for blob in blobs {
             blob.check().await.map_err(|e| e.with_key(self.key()))?;
         }
-        let Some(job) = self.freeze_acknowledged()? else { return Ok(None) };
+        let Some(job) = self.freeze_acknowledged()? else {
+            let stored = {
+                let s = self.state.lock();
+                !s.unlinked && s.acked.as_ref().is_some_and(|a| a.generation <= s.stored)
+            };
+            if stored {
+                // The journal was not told in time.
+                self.settle_record(false).await;
+            }
+            return Ok(None);
+        };
         let mut running = Running::new(self, job);
         let done = commit::store(&self.io, running.job()).await;
         let done = match done {
@@ -551,9 +562,9 @@ impl Writes {
 
     /// What a former process had still to delete. A file that is in the journal replaces what has its name.
     pub fn gone(&self, replay: &mut Replay) -> Vec<Gone> {
-        let (replaced, gone) = std::mem::take(&mut replay.gone)
-            .into_iter()
-            .partition::<Vec<Gone>, _>(|g| replay.live.iter().any(|l| l.key == g.key));
+        let live: HashSet<&Key> = replay.live.iter().map(|l| &l.key).collect();
+        let (replaced, gone) =
+            std::mem::take(&mut replay.gone).into_iter().partition::<Vec<Gone>, _>(|g| live.contains(&g.key));
         replaced.iter().for_each(|g| self.deleted(g.id));
         gone
     }

@@ -14,8 +14,9 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
@@ -54,6 +55,9 @@ pub use writer::Writer;
 /// less memory than the parts.
 const SMALL: u64 = 1 << 20;
 const SMALL_FACTOR: usize = 4;
+
+/// Pause after a journal could not be opened.
+const JOURNAL_RETRY: Duration = Duration::from_secs(30);
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -159,7 +163,24 @@ pub type OpenJournal = Box<dyn Fn() -> Option<Arc<Journal>> + Send + Sync>;
 /// A journal that is opened when there is something to write down.
 struct LaterJournal {
     open: OpenJournal,
-    opened: OnceLock<Option<Arc<Journal>>>,
+    opened: OnceLock<Arc<Journal>>,
+    /// When it could not be opened.
+    failed: Mutex<Option<Instant>>,
+}
+
+impl LaterJournal {
+    /// Blocks. `None`: it cannot be opened, which is found out again after a while.
+    fn open(&self) -> Option<&Arc<Journal>> {
+        // Held while it is opened: the others wait for that.
+        let mut failed = self.failed.lock();
+        if self.opened.get().is_none() && failed.is_none_or(|at| at.elapsed() >= JOURNAL_RETRY) {
+            match (self.open)() {
+                Some(journal) => drop(self.opened.set(journal)),
+                None => *failed = Some(Instant::now()),
+            }
+        }
+        self.opened.get()
+    }
 }
 
 /// The journal of a bucket that is written [beside](Writes::beside) others.
@@ -240,7 +261,9 @@ impl Writes {
         let (journal, later) = match journaling {
             Journaling::None => (None, None),
             Journaling::Open(journal) => (Some(journal), None),
-            Journaling::Later(open) => (None, Some(LaterJournal { open, opened: OnceLock::new() })),
+            Journaling::Later(open) => {
+                (None, Some(LaterJournal { open, opened: OnceLock::new(), failed: Mutex::new(None) }))
+            }
         };
         Arc::new(Writes {
             s3,
@@ -267,16 +290,13 @@ impl Writes {
 
     /// The journal, if it is open.
     fn journal(&self) -> Option<&Arc<Journal>> {
-        self.settings.journal.as_ref().or_else(|| self.later.as_ref()?.opened.get()?.as_ref())
+        self.settings.journal.as_ref().or_else(|| self.later.as_ref()?.opened.get())
     }
 
     /// The journal, to write to. The first time may take as long as the disk does.
     pub fn open_journal(&self) -> Option<&Arc<Journal>> {
         let Some(later) = &self.later else { return self.settings.journal.as_ref() };
-        if later.opened.get().is_none() {
-            tokio::task::block_in_place(|| later.opened.get_or_init(|| (later.open)()));
-        }
-        later.opened.get()?.as_ref()
+        later.opened.get().or_else(|| tokio::task::block_in_place(|| later.open()))
     }
 
     /// The limits as set, less what the store turned out to lack.

@@ -144,10 +144,10 @@ impl Writer {
     /// The file was deleted: ends the upload; nothing will be stored any more. Handles go on with what is here.
     ///
     /// When it returns no request of this writer is on its way that could bring the object back, unless `patience`
-    /// passed.
-    pub async fn unlink(&self) {
+    /// passed. Errors: those of [`Writer::forget`].
+    pub async fn unlink(&self) -> Result<()> {
         self.stop().await;
-        self.forget().await;
+        self.forget().await
     }
 
     /// The first half of [`Writer::unlink`]: nothing is sent any more, and the journal still has what it has.

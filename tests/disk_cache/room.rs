@@ -167,10 +167,12 @@ async fn a_failing_cache_directory_degrades_to_reading_through() {
     side.read(&other).await;
     side.settle().await;
     assert!(side.stats().trouble.is_some(), "{:?}", side.stats());
+    assert!(!side.disk.keeps(4096), "nothing is fetched for it as a whole");
     assert_eq!(world.fetched(), 8);
     small.sh("mount -o remount,rw cache");
     eventually_kept(&world, &side, &other).await;
     assert_eq!(side.stats().trouble, None);
+    assert!(side.disk.keeps(4096));
 
     // Gone, and made again.
     fs::remove_dir_all(world.dir().join("objects-1")).unwrap();

@@ -86,7 +86,7 @@ async fn an_unlinked_file_goes_on_locally_and_is_never_stored() {
     let t = world(64 << 20, small()).await;
     let w = t.create("f");
     w.write(0, Bytes::from_static(b"temporary")).await.unwrap();
-    w.unlink().await;
+    w.unlink().await.unwrap();
     w.write(9, Bytes::from_static(b" file")).await.unwrap();
     assert_eq!(w.read(0, 100).await.unwrap(), "temporary file");
     assert!(w.commit().await.unwrap().is_none());
@@ -94,7 +94,7 @@ async fn an_unlinked_file_goes_on_locally_and_is_never_stored() {
     drop(w);
     let w = t.create("s");
     w.write(0, Bytes::from(pattern(9, 12 * PAGE))).await.unwrap();
-    w.unlink().await;
+    w.unlink().await.unwrap();
     assert!(w.commit().await.unwrap().is_none());
     drop(w);
     t.is_clean().await;

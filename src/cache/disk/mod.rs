@@ -315,9 +315,9 @@ impl DiskCache {
         }
     }
 
-    /// Whether an object of `size` bytes is kept as a whole.
+    /// Whether an object of `size` bytes is kept as a whole, as far as is known now.
     pub fn keeps(&self, size: u64) -> bool {
-        size <= self.inner.whole_max()
+        size <= self.inner.whole_max() && self.inner.may_write()
     }
 
     /// The kernel reads an opened file from here.

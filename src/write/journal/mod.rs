@@ -36,7 +36,8 @@
 //! - Rename of a file that is still being written over a pending one: it is acknowledged first.
 //! - Rename of a directory: each pending file as above, before anything is copied.
 //! - Two processes' journals of one bucket are taken over one after the other, in the order of their last records; a
-//!   journal that was taken over is renamed before it is deleted, so that it is never taken over twice.
+//!   journal that was taken over is renamed before it is deleted, so that it is never taken over twice. Of one key in
+//!   several of them the version that was acknowledged last counts, as when two machines store one.
 
 mod blob;
 mod directory;
@@ -99,9 +100,17 @@ pub struct Identity {
 }
 
 impl Identity {
+    fn store(&self) -> &str {
+        self.endpoint.as_deref().unwrap_or("").trim_end_matches('/')
+    }
+
     fn hash(&self) -> u64 {
-        let endpoint = self.endpoint.as_deref().unwrap_or("").trim_end_matches('/');
-        stable_hash(format!("{endpoint}\0{}\0{}", self.bucket, self.prefix).as_bytes())
+        stable_hash(format!("{}\0{}\0{}", self.store(), self.bucket, self.prefix).as_bytes())
+    }
+
+    /// Whether it is of a mount of a whole bucket of the store of `other`.
+    pub fn is_bucket_of(&self, other: &Identity) -> bool {
+        self.store() == other.store() && self.prefix.is_empty()
     }
 }
 
@@ -162,6 +171,9 @@ pub struct JournalSettings {
     pub identity: Identity,
     /// Bytes; `None`: 10 % of the disk, at most 8 GiB.
     pub limit: Option<u64>,
+    /// Whether to take over what daemons that are gone have left. A tree that is in use already may not: what is left
+    /// is older than what is done in it now.
+    pub adopt: bool,
 }
 
 /// What was found when the journal was opened.
@@ -193,7 +205,6 @@ pub struct Journal {
     counters: Arc<Counters>,
     requests: Mutex<Option<Sender<Request>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    next: AtomicU64,
     limit: u64,
     /// Held as long as this lives.
     _lock: Flock<File>,
@@ -204,6 +215,10 @@ impl std::fmt::Debug for Journal {
         write!(f, "journal in {}", self.dir.display())
     }
 }
+
+/// Numbers of files and uploads, larger than all that were given out on this machine: nobody makes a million in a
+/// millisecond. One process has many journals, which is why they share this.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 impl Journal {
     /// Opens the journal of a mount, and takes over what others of the same identity left. Blocks.
@@ -217,6 +232,14 @@ impl Journal {
             let dir = base.join(format!("{hash:016x}-{number}"));
             make_dir(&dir)?;
             let Some(lock) = lock(&dir)? else { continue };
+            if !settings.adopt && scan(&Arc::new(dir.clone()))?.has_anything() {
+                tracing::warn!(
+                    "{} was left by another mount of {}: the next one stores what is in it",
+                    dir.display(),
+                    settings.identity
+                );
+                continue;
+            }
             write_identity(&dir, &settings.identity)?;
             return Journal::begin(dir, lock, settings, hash);
         }
@@ -249,19 +272,20 @@ impl Journal {
             let (live, gone) = (table.live.last_key_value(), table.gone.last_key_value());
             live.map(|(id, _)| *id).max(gone.map(|(id, _)| *id)).unwrap_or(0)
         };
+        NEXT.fetch_max((now << 20).max(last + 1), Ordering::Relaxed);
         let journal = Arc::new(Journal {
             dir,
             table,
             counters,
             requests: Mutex::new(Some(requests)),
             thread: Mutex::new(Some(thread)),
-            // Unique over all journals: nobody makes a million records in a millisecond.
-            next: AtomicU64::new((now << 20).max(last + 1)),
             limit,
             _lock: lock,
         });
         let mut replay = Replay { damage: found.damage, ..Replay::default() };
-        journal.adopt_others(&base(&settings.state_dir), hash, &mut replay)?;
+        if settings.adopt {
+            journal.adopt_others(&base(&settings.state_dir), hash, &mut replay)?;
+        }
         let table = journal.table.lock();
         replay.live = table.live.values().cloned().collect();
         replay.live.sort_by_key(|l| l.seq);
@@ -272,7 +296,7 @@ impl Journal {
     }
 
     fn data_name(&self) -> String {
-        format!("{:016x}.data", self.next.fetch_add(1, Ordering::Relaxed))
+        format!("{:016x}.data", self.number())
     }
 
     fn ask(&self, change: Change, durable: bool, new_file: bool, done: log::Answer) -> Result<()> {
@@ -301,7 +325,7 @@ impl Journal {
 
     /// A number for a new file or upload.
     pub(in crate::write) fn number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
+        NEXT.fetch_add(1, Ordering::Relaxed)
     }
 
     /// A blob that the next record of its file brings along.

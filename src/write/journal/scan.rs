@@ -45,6 +45,11 @@ pub(super) struct Tail {
 }
 
 impl Found {
+    /// Whether a mount has left something in it.
+    pub fn has_anything(&self) -> bool {
+        !self.table.is_empty() || !self.damage.is_empty()
+    }
+
     /// Cuts the tails off, and makes what is before them safe from a power failure: it counts as synced from now on.
     pub fn cut(&self, dir: &Path) -> Result<()> {
         for tail in &self.tails {

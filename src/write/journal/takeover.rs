@@ -1,17 +1,19 @@
 //! What daemons that are gone left in journals of their own comes into this one.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use super::directory::{lock, remove};
 use super::log::{Change, inline_of};
+use super::record::Record;
 use super::scan::{scan, trouble};
 use super::table::{Begun, Live};
 use super::{Blob, Journal, Replay, blob, record};
 use crate::error::{Error, Kind, Result};
+use crate::key::Key;
 
 impl Journal {
     /// Takes over what daemons that are gone have left in directories of their own.
@@ -41,17 +43,43 @@ impl Journal {
         // The order in which they were acknowledged, as far as clocks tell.
         let mut live: Vec<Live> = all.iter().flat_map(|(_, _, f)| f.table.live.values().cloned()).collect();
         live.sort_by_key(|l| (l.since, l.seq));
-        for live in live {
+        let mut last: HashMap<Key, (SystemTime, u64)> = {
+            let table = self.table.lock();
+            table.live.values().map(|l| (l.key.clone(), (l.since, l.id))).collect()
+        };
+        for mut live in live {
+            let there = last.get(&live.key).copied();
+            if let Some((since, _)) = there {
+                let key = live.key.as_str();
+                tracing::warn!(
+                    key,
+                    "several mounts have left a version of this file: the one that was closed last counts"
+                );
+                if since > live.since {
+                    continue;
+                }
+            }
+            if self.table.lock().live.contains_key(&live.id) {
+                live.id = self.number();
+            }
+            last.insert(live.key.clone(), (live.since, live.id));
             self.adopt(live)?;
+            if let Some((_, id)) = there {
+                self.wait(Change::Record(Record::Done { id }), true, false)?;
+            }
         }
         for (path, lock, found) in all {
             for begun in found.table.uploads.into_values() {
-                let token = self.next.fetch_add(1, Ordering::Relaxed);
-                self.wait(Change::Record(Begun { token, ..begun }.record()), true, false)?;
+                self.wait(Change::Record(Begun { token: self.number(), ..begun }.record()), false, false)?;
             }
-            for gone in found.table.gone.into_values() {
-                self.wait(Change::Record(gone.record()), true, false)?;
+            for mut gone in found.table.gone.into_values() {
+                if self.table.lock().gone.contains_key(&gone.id) {
+                    gone.id = self.number();
+                }
+                self.wait(Change::Record(gone.record()), false, false)?;
             }
+            // Before what they were copied from goes.
+            self.wait(Change::Barrier, true, false)?;
             if found.damage.is_empty() {
                 remove(&path).map_err(|e| trouble("remove", &path, &e))?;
             } else {
