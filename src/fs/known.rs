@@ -61,6 +61,11 @@ impl Item {
             of_file: false,
         }
     }
+
+    /// Bytes that it takes.
+    pub(super) fn cost(&self) -> usize {
+        ITEM_BYTES + self.name.as_str().len()
+    }
 }
 
 /// What an entry takes besides its name, bytes.
@@ -88,7 +93,7 @@ impl Known {
     }
 
     fn bytes(&self) -> usize {
-        ITEM_BYTES + self.items.iter().map(|i| ITEM_BYTES + i.name.as_str().len()).sum::<usize>()
+        ITEM_BYTES + self.items.iter().map(|i| i.cost()).sum::<usize>()
     }
 }
 
@@ -208,7 +213,8 @@ impl Listings {
         self.remember(dir, Known::new(at, items, touched, true))
     }
 
-    fn most_bytes(&self) -> usize {
+    /// Bytes that a listing may take to be remembered.
+    pub fn most_bytes(&self) -> usize {
         self.budget.limit() / SHARE
     }
 

@@ -16,7 +16,7 @@ use super::copy::may_be_link;
 use super::inode::{Ino, Inode, Role, State};
 use super::kept::Known;
 use super::known::{Answer, Item};
-use super::listing::FOLDER_SUFFIX;
+use super::page::FOLDER_SUFFIX;
 use super::{Entry, Fs};
 use crate::error::{Error, Kind, Result};
 use crate::key::{Key, Name, Prefix};

@@ -30,6 +30,7 @@ mod known;
 mod listing;
 mod lookup;
 mod overview;
+mod page;
 mod past;
 mod ranges;
 mod rename;
@@ -40,6 +41,7 @@ mod trim;
 mod users;
 mod versions_dir;
 mod walk;
+mod window;
 mod writeback;
 mod xattr;
 
@@ -55,11 +57,11 @@ use tracing::warn;
 pub use attr::{Attr, Defaults, FileKind};
 pub use handle::{Fh, Handles};
 pub use inode::{Ino, ROOT, Space};
-#[doc(hidden)]
-pub use listing::parse_page;
 pub use listing::{Batch, DirHandle};
 pub use lookup::Lookup;
 pub use overview::{Dirty, Figures};
+#[doc(hidden)]
+pub use page::parse_page;
 
 use crate::budget::Lease;
 use crate::config::Provider;
