@@ -241,6 +241,8 @@ struct Node {
     lookups: u64,
     /// When the kernel last got one.
     shown: Instant,
+    /// Whether the kernel has asked for its attributes since.
+    asked: bool,
     /// Whether it stands in `Inner::shown`.
     queued: bool,
     /// References of our own (open handles, work in the background).
@@ -326,6 +328,10 @@ impl Inner {
                 && p.children.get(&name) == Some(&ino)
             {
                 p.children.remove(&name);
+                // Of a directory that stays, what is left of thousands of names is larger than itself.
+                if p.children.capacity() > 16 && p.children.len() < p.children.capacity() / 4 {
+                    p.children.shrink_to_fit();
+                }
             }
             self.settle(parent);
         }
@@ -348,6 +354,7 @@ impl Inodes {
             children: HashMap::new(),
             lookups: 1,
             shown: Instant::now(),
+            asked: false,
             queued: false,
             pins: 0,
             names_changed: None,
@@ -503,6 +510,7 @@ impl Inodes {
             children: HashMap::new(),
             lookups: 0,
             shown: Instant::now(),
+            asked: false,
             queued: false,
             pins: 0,
             names_changed: None,
@@ -516,14 +524,15 @@ impl Inodes {
         Ok(inode)
     }
 
-    /// Raises the kernel's reference count: call it before the reply that hands the number out.
-    pub fn looked_up(&self, ino: Ino) {
+    /// Raises the kernel's reference count: call it before the reply that hands the number out. How many inodes there
+    /// are.
+    pub fn looked_up(&self, ino: Ino) -> usize {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         if let Some(node) = inner.nodes.get_mut(&ino) {
             inner.known += usize::from(node.lookups == 0);
             node.lookups += 1;
-            node.shown = Instant::now();
+            (node.shown, node.asked) = (Instant::now(), false);
             if !std::mem::replace(&mut node.queued, true) {
                 inner.shown.push_back(ino);
             }
@@ -535,6 +544,12 @@ impl Inodes {
                 nodes.get_mut(ino).is_some_and(|n| std::mem::replace(&mut n.queued, n.lookups > 0) && n.queued)
             });
         }
+        inner.nodes.len()
+    }
+
+    /// Whether this is the first question for the attributes of `ino` since the kernel got its number.
+    pub fn is_first_question(&self, ino: Ino) -> bool {
+        self.inner.lock().nodes.get_mut(&ino).is_some_and(|node| !std::mem::replace(&mut node.asked, true))
     }
 
     /// Names that the kernel can be told to forget, oldest first: files that are not in use, of which it has known for
@@ -699,6 +714,12 @@ impl Inodes {
     /// How many inodes the kernel knows.
     pub fn known(&self) -> usize {
         self.inner.lock().known
+    }
+
+    /// How many names a directory has memory for.
+    #[cfg(test)]
+    pub fn room_in(&self, dir: Ino) -> usize {
+        self.inner.lock().nodes.get(&dir).map_or(0, |n| n.children.capacity())
     }
 
     /// (inodes in the table, of them kept only as memory)

@@ -63,7 +63,6 @@ pub use overview::{Dirty, Figures};
 #[doc(hidden)]
 pub use page::parse_page;
 
-use crate::budget::Lease;
 use crate::config::Provider;
 use crate::error::{Kind, Result};
 use crate::key::{Name, Prefix};
@@ -115,7 +114,7 @@ pub struct Settings {
     pub op_timeout: Duration,
     /// How many inodes are remembered after the kernel has forgotten them, and how many names the kernel may know.
     pub remembered: usize,
-    /// How many of them are not counted as memory of the mount's budget.
+    /// How many of both are not counted as memory of the mount's budget.
     pub remembered_free: usize,
     /// Whether exclusive creation and copies may use conditional requests.
     pub conditional: bool,
@@ -144,8 +143,8 @@ pub trait Kernel: Send + Sync {
     fn device(&self) -> &str;
 }
 
-/// What a name that is remembered takes, bytes.
-pub const NAME_BYTES: usize = 512;
+/// What a name takes that is remembered or that the kernel knows, bytes: measured, 900.
+pub const NAME_BYTES: usize = 1024;
 
 pub struct Fs {
     pub s3: S3,
@@ -155,8 +154,7 @@ pub struct Fs {
     pub(crate) inodes: Inodes,
     pub handles: Handles,
     listings: Listings,
-    /// The memory of the names.
-    _names: Option<Lease>,
+    crowd: Arc<trim::Crowd>,
     graves: graves::Graves,
     /// The store did the last delete that was asked for.
     deletes_allowed: AtomicBool,
@@ -195,11 +193,9 @@ impl Fs {
             inodes: Inodes::new(settings.space, settings.root.clone(), root, settings.remembered.max(1024)),
             handles: Handles::default(),
             listings: Listings::new(settings.metadata_ttl, settings.negative_ttl, reads.cache().budget().clone()),
-            _names: {
-                let (budget, counted) =
-                    (reads.cache().budget(), settings.remembered.saturating_sub(settings.remembered_free));
-                // Whatever the settings say: the rest of a small budget is for bytes.
-                budget.spare_lease(counted.saturating_mul(NAME_BYTES).min(budget.limit() / 8))
+            crowd: {
+                let budget = reads.cache().budget().clone();
+                Arc::new(trim::Crowd::new(settings.remembered, settings.remembered_free, budget))
             },
             graves: graves::Graves::default(),
             deletes_allowed: AtomicBool::new(false),
@@ -281,11 +277,12 @@ impl Fs {
     /// The kernel dropped `count` references.
     pub fn forget(&self, ino: Ino, count: u64) {
         self.inodes.forget(ino, count);
+        self.crowd.forgot();
     }
 
     /// The kernel got one reference; call it before the reply is sent.
     pub fn looked_up(&self, ino: Ino) {
-        self.inodes.looked_up(ino);
+        self.crowd.grew_to(self.inodes.looked_up(ino));
     }
 
     pub fn inode(&self, ino: Ino) -> Result<Arc<Inode>> {

@@ -1,32 +1,150 @@
 //! What the kernel knows by name takes memory here until it forgets, and it forgets only when it is short of memory
 //! itself. Programs that go through millions of names would fill the daemon with them.
 //!
-//! 1. Above a number of names the kernel is told to forget those whose time is over: it would ask for them again in
-//!    any case. Above four times as many, and 100,000, of any age.
+//! 1. Names take leases of the mount's memory as they come. Above a number of names the kernel is told to forget those
+//!    whose time is over: it would ask for them again in any case. Where there is no memory for more, of any age.
 //! 2. Files only: a directory may be somebody's working directory, and what is forgotten has no path.
-//! 3. Telling the kernel waits for whoever changes the directory, and that waits for us: it is done by a thread of its
+//! 3. Telling the kernel waits for whoever looks into the directory, and that waits for us: it is done by a thread of its
 //!    own that answers nothing.
+//! 4. Programs are faster than that. Where there is no memory, the next directory is opened when there is, and a listing
+//!    with attributes gives out one entry at a time: between two of them a name of the same directory can go.
+//! 5. While the kernel forgets one file it does not believe what it is told of another one, and asks for that again
+//!    (Linux 6.14 and later): a HEAD for each would be a price per file. Where files have no attributes of their own
+//!    the answer is what it was told.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use super::Fs;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::{Fs, Ino, NAME_BYTES};
+use crate::budget::{Budget, Lease};
 
 /// How often somebody looks.
 const PAUSE: Duration = Duration::from_millis(250);
-/// Names of any age that are left alone: find(1) reads as many of a directory before it looks at the first.
-const MANY: usize = 100_000;
+/// Share of the memory that names may take which the kernel knows, besides those that are remembered.
+const SHARE: usize = 4;
+/// Names that memory is taken for at a time.
+const STEP: usize = 2048;
+/// Longest wait of an opened directory, and how often it looks.
+const PATIENCE: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(5);
+/// What the kernel forgot so long ago is forgotten.
+const LATELY: Duration = Duration::from_secs(2);
+
+/// How many names there is memory for.
+pub(super) struct Crowd {
+    budget: Arc<Budget>,
+    /// Names that are not counted, and most that may be.
+    free: usize,
+    most: usize,
+    /// Names that there is memory for now.
+    room: AtomicUsize,
+    /// There is no more to be had.
+    full: AtomicBool,
+    /// There was nothing to forget.
+    in_vain: AtomicBool,
+    lease: Mutex<Option<Lease>>,
+    wake: Notify,
+    forgot: Mutex<Option<Instant>>,
+}
+
+impl Crowd {
+    /// `remembered` names that the kernel does not know may be here, too; `free` of all are not counted.
+    pub fn new(remembered: usize, free: usize, budget: Arc<Budget>) -> Crowd {
+        let free = free.max(1024);
+        let most = remembered.max(free) + budget.limit() / SHARE / NAME_BYTES;
+        Crowd {
+            budget,
+            free,
+            most,
+            room: AtomicUsize::new(free),
+            full: AtomicBool::new(false),
+            in_vain: AtomicBool::new(false),
+            lease: Mutex::default(),
+            wake: Notify::new(),
+            forgot: Mutex::default(),
+        }
+    }
+
+    /// There are so many names now.
+    pub fn grew_to(&self, names: usize) {
+        while names > self.room.load(Ordering::Relaxed) {
+            if !self.take() {
+                return self.wake.notify_one();
+            }
+        }
+    }
+
+    /// Takes memory for more names.
+    fn take(&self) -> bool {
+        if self.full.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut lease = self.lease.lock();
+        let room = self.room.load(Ordering::Relaxed);
+        let more = if room < self.most { self.budget.try_lease(STEP * NAME_BYTES) } else { None };
+        let Some(more) = more else {
+            self.full.store(true, Ordering::Relaxed);
+            return false;
+        };
+        match &mut *lease {
+            Some(lease) => lease.merge(more),
+            None => *lease = Some(more),
+        }
+        self.room.store(room + STEP, Ordering::Relaxed);
+        true
+    }
+
+    /// Gives memory back that `names` do not need, and looks anew whether there is more.
+    fn settle(&self, names: usize) {
+        let mut held = self.lease.lock();
+        let (room, needed) = (self.room.load(Ordering::Relaxed), names + names / 4 + STEP);
+        if let Some(lease) = &mut *held
+            && room > needed.max(self.free) + STEP
+        {
+            let steps = (room - needed.max(self.free)) / STEP;
+            drop(lease.split(steps * STEP * NAME_BYTES));
+            self.room.store(room - steps * STEP, Ordering::Relaxed);
+        }
+        drop(held);
+        self.full.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether `names` are more than there is memory for, and something can be done about it.
+    fn is_over(&self, names: usize) -> bool {
+        let full = self.full.load(Ordering::Relaxed) && !self.in_vain.load(Ordering::Relaxed);
+        full && names > self.room.load(Ordering::Relaxed)
+    }
+
+    /// Most names that the kernel may know, of any age, while `remembered` it does not are here as well.
+    fn limit(&self, remembered: usize) -> usize {
+        let most = if self.full.load(Ordering::Relaxed) { self.room.load(Ordering::Relaxed) } else { self.most };
+        (most.saturating_sub(remembered) / 4 * 3).max(512)
+    }
+
+    /// The kernel forgot something.
+    pub fn forgot(&self) {
+        *self.forgot.lock() = Some(Instant::now());
+    }
+}
 
 impl Fs {
     /// Looks after the number of names until the mount ends.
     pub(super) fn trim_names(self: &Arc<Self>) {
-        let weak = Arc::downgrade(self);
+        let (weak, crowd) = (Arc::downgrade(self), self.crowd.clone());
         self.runtime.spawn(async move {
+            let mut looked = Instant::now();
             loop {
-                tokio::time::sleep(PAUSE).await;
+                let _ = tokio::time::timeout(PAUSE, crowd.wake.notified()).await;
                 let Some(fs) = weak.upgrade().filter(|fs| !fs.stopping.load(Ordering::Relaxed)) else { return };
-                if fs.inodes.known() > fs.settings.remembered {
+                if looked.elapsed() >= PAUSE {
+                    looked = Instant::now();
+                    crowd.settle(fs.inodes.counts().0);
+                }
+                if fs.inodes.known() > fs.settings.remembered || fs.is_crowded() {
                     let _ = tokio::task::spawn_blocking(move || fs.trim_now()).await;
                 }
             }
@@ -35,19 +153,47 @@ impl Fs {
 
     fn trim_now(&self) {
         let Some(kernel) = self.kernel.get() else { return };
-        let few = self.settings.remembered.max(1024);
         let (all, mut told) = (self.inodes.known(), 0);
+        let many = self.crowd.limit(self.inodes.counts().1);
+        let few = self.settings.remembered.max(1024).min(many);
         loop {
-            let (names, more) = self.inodes.forgettable(few, (4 * few).max(MANY), self.settings.metadata_ttl, told);
+            let (names, more) = self.inodes.forgettable(few, many, self.settings.metadata_ttl, told);
             for (parent, name) in &names {
                 kernel.invalidate_entry(*parent, name);
             }
             told += names.len();
             // What the kernel keeps using is not asked for again and again.
             if !more || names.is_empty() || told >= all || self.stopping.load(Ordering::Relaxed) {
-                return;
+                break;
             }
         }
+        self.crowd.in_vain.store(told == 0 && all > many, Ordering::Relaxed);
+    }
+
+    /// Whether the kernel knows more names than there is memory for.
+    pub fn is_crowded(&self) -> bool {
+        self.crowd.is_over(self.inodes.counts().0)
+    }
+
+    /// Waits, not for ever, until there is memory for the names of another directory.
+    pub async fn room_for_names(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.is_crowded() && Instant::now() < deadline {
+            self.crowd.wake.notify_one();
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// How many entries with attributes one answer may have.
+    pub fn entries_at_once(&self) -> usize {
+        if self.is_crowded() { 1 } else { usize::MAX }
+    }
+
+    /// Whether the kernel asks for the attributes of a listed file only because it was busy forgetting others, and there
+    /// is nothing more to be known.
+    pub(super) fn is_asked_again(&self, ino: Ino) -> bool {
+        let lately = self.crowd.forgot.lock().is_some_and(|at| at.elapsed() < LATELY);
+        lately && self.bursts.plain_anywhere() && self.inodes.is_first_question(ino)
     }
 }
 
@@ -100,5 +246,60 @@ mod tests {
         let (table, _) = table(100);
         let (names, more) = table.forgettable(10, 40, LONG, 0);
         assert_eq!((names.len(), more), (60, false));
+    }
+
+    #[test]
+    fn a_directory_does_not_keep_the_memory_of_names_that_are_forgotten() {
+        let (table, inos) = table(10_000);
+        assert!(table.room_in(table.root()) >= 10_000);
+        for ino in inos {
+            table.forget(ino, 1);
+        }
+        assert_eq!(table.counts(), (11, 10));
+        assert!(table.room_in(table.root()) < 100, "{}", table.room_in(table.root()));
+    }
+
+    #[test]
+    fn only_the_first_question_after_a_look_up_is_asked_again() {
+        let (table, inos) = table(2);
+        assert_eq!([0, 0, 1].map(|n: usize| table.is_first_question(inos[n])), [true, false, true]);
+        table.looked_up(inos[0]);
+        assert_eq!([0, 1].map(|n: usize| table.is_first_question(inos[n])), [true, false]);
+    }
+
+    #[test]
+    fn names_take_memory_as_they_come_and_give_it_back() {
+        let budget = Budget::new(64 << 20);
+        let crowd = Crowd::new(8192, 8192, budget.clone());
+        crowd.grew_to(8192);
+        assert_eq!(budget.used(), 0);
+        crowd.grew_to(10_000);
+        assert_eq!(budget.used(), STEP * NAME_BYTES);
+        // A quarter of the memory on top.
+        for names in [24_000, 30_000] {
+            crowd.grew_to(names);
+            assert_eq!((crowd.is_over(names), crowd.limit(8192)), (names > 24_576, (24_576 - 8192) / 4 * 3));
+        }
+        assert_eq!(budget.used(), budget.limit() / SHARE);
+        crowd.in_vain.store(true, Ordering::Relaxed);
+        assert!(!crowd.is_over(30_000), "nobody waits for what does not happen");
+        crowd.settle(30_000);
+        assert_eq!(budget.used(), budget.limit() / SHARE);
+        crowd.settle(100);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn where_others_have_the_memory_there_are_fewer_names() {
+        let budget = Budget::new(64 << 20);
+        let crowd = Crowd::new(8192, 8192, budget.clone());
+        let taken = budget.try_lease(budget.limit() - STEP * NAME_BYTES).unwrap();
+        crowd.grew_to(20_000);
+        assert_eq!(budget.used(), budget.limit());
+        assert!(crowd.is_over(20_000) && crowd.limit(0) == (8192 + STEP) / 4 * 3);
+        drop(taken);
+        crowd.settle(20_000);
+        crowd.grew_to(20_000);
+        assert!(!crowd.is_over(20_000));
     }
 }

@@ -169,12 +169,13 @@ impl Walk {
 }
 
 /// Walks until there is room. True when there is too much and nothing to give up.
-fn sweep(inner: &Inner) -> bool {
+pub(super) fn sweep(inner: &Inner) -> bool {
     let Some(place) = inner.place() else { return false };
     loop {
         let before = inner.bytes.load(Ordering::Relaxed);
         let mut walk = Walk { bytes: incoming(inner, &place), ..Walk::default() };
         let walked = place.walk(&mut |found| {
+            inner.counters.walked.fetch_add(1, Ordering::Relaxed);
             walk.take(found);
             !inner.sweeper.is_stopped()
         });
@@ -188,6 +189,7 @@ fn sweep(inner: &Inner) -> bool {
         // What came during the walk may be counted twice, until the next one.
         let came = inner.bytes.load(Ordering::Relaxed).saturating_sub(before);
         inner.bytes.store(walk.bytes + came, Ordering::Relaxed);
+        inner.counters.walks.fetch_add(1, Ordering::Relaxed);
         if !is_over(inner) {
             return false;
         }
