@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use super::{DiskSettings, MIB, eventually, files_below, world};
 
 const COUNT: usize = 60_000;
-/// More than a walk gives up.
-const LEAST: u64 = 34_000;
+/// More than a walk keeps to choose from.
+const LEAST: u64 = 40_000;
 
 fn path(dir: &Path, n: usize) -> PathBuf {
     let name = format!("{:016x}{n:048x}", xosfs::key::stable_hash(&n.to_le_bytes()));
@@ -68,7 +68,7 @@ async fn very_many_files_are_counted_and_given_up_by_few_walks() {
     eventually("there is room", || side.stats().counted && side.stats().bytes <= goal).await;
     let stats = side.stats();
     assert!(stats.evicted >= LEAST && stats.evicted <= LEAST + COUNT as u64 / 16 + 100, "{stats:?}");
-    assert!(stats.walked <= 3 * versions, "{stats:?}");
+    assert!(stats.walked < 2 * versions, "{stats:?}");
     assert!(bytes_below(&world.dir()) <= size);
     // The oldest are gone, the others are here.
     let gone = stats.evicted as usize;
