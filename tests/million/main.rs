@@ -86,6 +86,21 @@ fn a_directory_of_a_million_names_stays_within_the_bound() {
     mount.umount();
 }
 
+// R39
+#[test]
+fn a_large_directory_with_attributes_stays_within_the_bound() {
+    let count = count(200_000);
+    let (store, mount) = mount(count, flat);
+    let start = std::time::Instant::now();
+    let sizes = fs::read_dir(mount.join("flat")).unwrap().map(|e| e.unwrap().metadata().unwrap().len());
+    assert_eq!(sizes.sum::<u64>(), (0..count).map(|n| store::size(&flat(n))).sum::<u64>());
+    let (lists, others) = store.requests();
+    println!("{count} files of one directory: {lists} listings, {others} other requests, {:?}", start.elapsed());
+    stays_within(&mount, "readdirplus");
+    assert!(lists <= count / PAGE * 6 / 5 + 10 && others <= 32, "{lists} listings, {others} other requests");
+    mount.umount();
+}
+
 fn tree(n: u64) -> String {
     format!("tree/d{:04}/some-longer-name-of-a-file-{:04}.json", n / PAGE, n % PAGE)
 }
