@@ -28,7 +28,7 @@ use crate::s3::ETag;
 use crate::write::Writer;
 
 /// Names that [`Inodes::forgettable`] looks at under one lock.
-const STEPS: usize = 512;
+pub const STEPS: usize = 512;
 
 /// An inode number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -590,6 +590,15 @@ impl Inodes {
             }
         }
         (found, true)
+    }
+
+    /// Lets go of inodes that the kernel has forgotten, least recently used first, until there are `most`.
+    pub fn remember_at_most(&self, most: usize) {
+        let mut inner = self.inner.lock();
+        while inner.idle.len() > most {
+            let Some((ino, ())) = inner.idle.pop_lru() else { return };
+            inner.evict(ino);
+        }
     }
 
     pub fn forget(&self, ino: Ino, count: u64) {

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::inode::STEPS;
 use super::{Fs, Ino, NAME_BYTES};
 use crate::budget::{Budget, Lease};
 
@@ -29,7 +30,7 @@ const SHARE: usize = 4;
 /// Names that memory is taken for at a time.
 const STEP: usize = 2048;
 /// Longest wait of an opened directory, and how often it looks.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(5);
 /// What the kernel forgot so long ago is forgotten.
 const LATELY: Duration = Duration::from_secs(2);
@@ -44,7 +45,7 @@ pub(super) struct Crowd {
     room: AtomicUsize,
     /// There is no more to be had.
     full: AtomicBool,
-    /// There was nothing to forget.
+    /// What is left cannot be forgotten.
     in_vain: AtomicBool,
     lease: Mutex<Option<Lease>>,
     wake: Notify,
@@ -143,6 +144,8 @@ impl Fs {
                 if looked.elapsed() >= PAUSE {
                     looked = Instant::now();
                     crowd.settle(fs.inodes.counts().0);
+                } else if crowd.in_vain.load(Ordering::Relaxed) {
+                    continue;
                 }
                 if fs.inodes.known() > fs.settings.remembered || fs.is_crowded() {
                     let _ = tokio::task::spawn_blocking(move || fs.trim_now()).await;
@@ -153,7 +156,10 @@ impl Fs {
 
     fn trim_now(&self) {
         let Some(kernel) = self.kernel.get() else { return };
-        let (all, mut told) = (self.inodes.known(), 0);
+        if self.crowd.full.load(Ordering::Relaxed) {
+            self.inodes.remember_at_most(self.crowd.room.load(Ordering::Relaxed) / 3);
+        }
+        let (all, mut told, mut looked) = (self.inodes.known(), 0, 0);
         let many = self.crowd.limit(self.inodes.counts().1);
         let few = self.settings.remembered.max(1024).min(many);
         loop {
@@ -162,12 +168,13 @@ impl Fs {
                 kernel.invalidate_entry(*parent, name);
             }
             told += names.len();
+            looked += STEPS;
             // What the kernel keeps using is not asked for again and again.
-            if !more || names.is_empty() || told >= all || self.stopping.load(Ordering::Relaxed) {
+            if !more || looked >= all || self.stopping.load(Ordering::Relaxed) {
                 break;
             }
         }
-        self.crowd.in_vain.store(told == 0 && all > many, Ordering::Relaxed);
+        self.crowd.in_vain.store(all.saturating_sub(told) > many, Ordering::Relaxed);
     }
 
     /// Whether the kernel knows more names than there is memory for.

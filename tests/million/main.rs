@@ -129,3 +129,28 @@ fn a_tree_of_a_million_files_stays_within_the_bound() {
     assert!(lists <= count / PAGE * 6 / 5 + 10 && others <= 32, "{lists} listings, {others} other requests");
     mount.umount();
 }
+
+const FEW: u64 = 3;
+
+fn shallow(n: u64) -> String {
+    format!("tree/d{:06}/some-longer-name-of-a-file-{}.json", n / FEW, n % FEW)
+}
+
+/// The kernel is not told to forget directories: where they alone are more than there is memory for, nobody waits for it.
+// R39
+#[test]
+fn a_tree_of_more_directories_than_there_is_memory_for_is_walked_through() {
+    let dirs = 30_000;
+    let (store, mount) = mount(dirs * FEW, shallow);
+    let start = std::time::Instant::now();
+    let mut files = 0;
+    for dir in fs::read_dir(mount.join("tree")).unwrap() {
+        files +=
+            fs::read_dir(dir.unwrap().path()).unwrap().map(|file| file.unwrap().metadata().unwrap()).count() as u64;
+    }
+    let (lists, others) = store.requests();
+    println!("{dirs} directories: {lists} listings, {others} other requests, {:?}", start.elapsed());
+    assert_eq!(files, dirs * FEW);
+    stays_within(&mount, "walk through directories");
+    mount.umount();
+}
