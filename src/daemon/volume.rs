@@ -37,7 +37,7 @@ pub type Drain = Box<dyn Fn(Instant) -> BoxFuture<'static, Unstored> + Send + Sy
 const ATTR_DELAY: Duration = Duration::from_millis(500);
 /// Names remembered with the least memory there may be, and the share of what is more than that for others.
 const NAMES: u64 = 8192;
-const NAMES_SHARE: u64 = 8;
+const NAMES_SHARE: u64 = 4;
 
 /// Blocks that wait for the disk: as many bytes as it takes in while it syncs its journal, and never so many that
 /// reads lack the memory.

@@ -12,6 +12,7 @@
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
@@ -21,7 +22,8 @@ use super::Fs;
 use super::attr::{FileKind, is_posix_name};
 use super::inode::Ino;
 use super::known::Item;
-use super::listing::{From, Shown, parse_page};
+use super::listing::{From, Shown};
+use super::page::parse_page;
 use crate::budget::{Budget, Lease};
 use crate::error::{Kind, Result};
 use crate::key::Key;
@@ -33,6 +35,8 @@ const DIRS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 const FEW: u32 = 4;
 /// Files without attributes of their own after which a listing tells as much as a HEAD.
 const PLAIN: u32 = 3;
+/// The same of files anywhere in the mount.
+const PLAIN_ANYWHERE: u32 = 8;
 /// First pause after a directory turned out to be too large, and the longest one.
 const PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
@@ -97,12 +101,14 @@ pub(super) struct Bursts {
     ttl: Duration,
     /// Memory for listings that have no end yet.
     room: Arc<Budget>,
+    /// Files in a row, wherever, that had no attributes of their own.
+    plain: AtomicU32,
 }
 
 impl Bursts {
     /// `room`: bytes that the entries of all listings together may take that have no end yet.
     pub fn new(ttl: Duration, room: usize) -> Bursts {
-        Bursts { dirs: Mutex::new(LruCache::new(DIRS)), ttl, room: Budget::new(room) }
+        Bursts { dirs: Mutex::new(LruCache::new(DIRS)), ttl, room: Budget::new(room), plain: AtomicU32::new(0) }
     }
 
     /// A name of `dir` is about to be asked for. `Some`: list pages first, from the start or from where a listing
@@ -165,10 +171,24 @@ impl Bursts {
 
     /// A file in `dir` was asked for, and this is what it is.
     pub fn saw(&self, dir: Ino, meta: &ObjectMeta) {
-        let own = meta.headers.metadata.keys().any(|name| is_posix_name(name));
+        let own = self.saw_somewhere(meta);
         if let Some(burst) = self.dirs.lock().get_mut(&dir) {
             burst.plain = if own { 0 } else { burst.plain.saturating_add(1) };
         }
+    }
+
+    /// As [`Bursts::saw`], of a file that nobody looked for by its name. Whether it has attributes of its own.
+    pub fn saw_somewhere(&self, meta: &ObjectMeta) -> bool {
+        let own = meta.headers.metadata.keys().any(|name| is_posix_name(name));
+        let _ = self.plain.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |plain| {
+            Some(if own { 0 } else { plain.saturating_add(1) })
+        });
+        own
+    }
+
+    /// Whether files of this mount seem to have no attributes of their own.
+    pub fn plain_anywhere(&self) -> bool {
+        self.plain.load(Ordering::Relaxed) >= PLAIN_ANYWHERE
     }
 
     /// Whether a listing tells as much of the files in `dir` as asking for them would.

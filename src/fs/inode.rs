@@ -28,7 +28,7 @@ use crate::s3::ETag;
 use crate::write::Writer;
 
 /// Names that [`Inodes::forgettable`] looks at under one lock.
-const STEPS: usize = 512;
+pub const STEPS: usize = 512;
 
 /// An inode number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -246,6 +246,8 @@ struct Node {
     lookups: u64,
     /// When the kernel last got one.
     shown: Instant,
+    /// Whether the kernel has asked for its attributes since.
+    asked: bool,
     /// Whether it stands in `Inner::shown`.
     queued: bool,
     /// References of our own (open handles, work in the background).
@@ -331,6 +333,10 @@ impl Inner {
                 && p.children.get(&name) == Some(&ino)
             {
                 p.children.remove(&name);
+                // Of a directory that stays, what is left of thousands of names is larger than itself.
+                if p.children.capacity() > 16 && p.children.len() < p.children.capacity() / 4 {
+                    p.children.shrink_to_fit();
+                }
             }
             self.settle(parent);
         }
@@ -353,6 +359,7 @@ impl Inodes {
             children: HashMap::new(),
             lookups: 1,
             shown: Instant::now(),
+            asked: false,
             queued: false,
             pins: 0,
             names_changed: None,
@@ -508,6 +515,7 @@ impl Inodes {
             children: HashMap::new(),
             lookups: 0,
             shown: Instant::now(),
+            asked: false,
             queued: false,
             pins: 0,
             names_changed: None,
@@ -521,14 +529,15 @@ impl Inodes {
         Ok(inode)
     }
 
-    /// Raises the kernel's reference count: call it before the reply that hands the number out.
-    pub fn looked_up(&self, ino: Ino) {
+    /// Raises the kernel's reference count: call it before the reply that hands the number out. How many inodes there
+    /// are.
+    pub fn looked_up(&self, ino: Ino) -> usize {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         if let Some(node) = inner.nodes.get_mut(&ino) {
             inner.known += usize::from(node.lookups == 0);
             node.lookups += 1;
-            node.shown = Instant::now();
+            (node.shown, node.asked) = (Instant::now(), false);
             if !std::mem::replace(&mut node.queued, true) {
                 inner.shown.push_back(ino);
             }
@@ -540,6 +549,12 @@ impl Inodes {
                 nodes.get_mut(ino).is_some_and(|n| std::mem::replace(&mut n.queued, n.lookups > 0) && n.queued)
             });
         }
+        inner.nodes.len()
+    }
+
+    /// Whether this is the first question for the attributes of `ino` since the kernel got its number.
+    pub fn is_first_question(&self, ino: Ino) -> bool {
+        self.inner.lock().nodes.get_mut(&ino).is_some_and(|node| !std::mem::replace(&mut node.asked, true))
     }
 
     /// Names that the kernel can be told to forget, oldest first: files that are not in use, of which it has known for
@@ -580,6 +595,15 @@ impl Inodes {
             }
         }
         (found, true)
+    }
+
+    /// Lets go of inodes that the kernel has forgotten, least recently used first, until there are `most`.
+    pub fn remember_at_most(&self, most: usize) {
+        let mut inner = self.inner.lock();
+        while inner.idle.len() > most {
+            let Some((ino, ())) = inner.idle.pop_lru() else { return };
+            inner.evict(ino);
+        }
     }
 
     pub fn forget(&self, ino: Ino, count: u64) {
@@ -706,13 +730,10 @@ impl Inodes {
         self.inner.lock().known
     }
 
-    /// Gives up what nobody has used for longest of the inodes that are kept only as memory, down to `most`.
-    pub fn keep_idle(&self, most: usize) {
-        let mut inner = self.inner.lock();
-        for _ in most..inner.idle.len() {
-            let Some((old, ())) = inner.idle.pop_lru() else { return };
-            inner.evict(old);
-        }
+    /// How many names a directory has memory for.
+    #[cfg(test)]
+    pub fn room_in(&self, dir: Ino) -> usize {
+        self.inner.lock().nodes.get(&dir).map_or(0, |n| n.children.capacity())
     }
 
     /// (inodes in the table, of them kept only as memory)

@@ -227,7 +227,8 @@ impl Listings {
         self.remember(dir, Known::new(at, items, true), true)
     }
 
-    fn most_bytes(&self) -> usize {
+    /// Bytes that a listing may take to be remembered.
+    pub fn most_bytes(&self) -> usize {
         self.budget.limit() / SHARE
     }
 

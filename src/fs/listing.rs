@@ -1,14 +1,15 @@
 //! Reading a directory: pages of a listing become entries in a stable order.
 //!
 //! 1. A cookie is a position in the handle's own list of entries, which only grows: any earlier cookie stays valid
-//!    for the life of the handle (telldir, seekdir), and concurrent changes neither repeat nor lose an entry.
+//!    for the life of the handle (telldir, seekdir), and concurrent changes neither repeat nor lose an entry. Of a long
+//!    list only a part is in memory ([`super::window`]).
 //! 2. Files and common prefixes of one page come apart and are merged. A file `a` and a directory `a/` can be pages
 //!    apart (`a`, `a-1`, …, `a/`): a file is held back until the listing has passed `a/`, because the directory wins
 //!    and the file is then shown as `a@@file`.
 //! 3. The next page is asked for while the current one is being read.
 //! 4. What exists only on this mount (files not committed yet, emptied directories) is added at the end.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,6 +22,7 @@ use super::attr::FileKind;
 use super::copy::may_be_link;
 use super::inode::{Ino, Role};
 use super::known::Item;
+use super::page::{Parsed, end_of, parse_page};
 use super::ranges::{Piece, Ranges};
 use crate::error::{Error, Kind, Result};
 use crate::key::{Key, Name, Prefix};
@@ -28,9 +30,7 @@ use crate::s3::{Continue, ListQuery, Page};
 
 use super::past::Spot;
 use super::versions_dir::Versions;
-
-/// Suffix of directory markers that old Hadoop tools write.
-pub const FOLDER_SUFFIX: &str = "_$folder$";
+use super::window::{Origin, Step, Window};
 
 /// How many entries that may be links are asked for at a time.
 const LINKS_PARALLEL: usize = 16;
@@ -47,8 +47,8 @@ pub struct DirHandle {
 
 enum Next {
     Start,
-    /// Asked for at this time.
-    Page(Instant, JoinHandle<Result<Shown>>),
+    /// Asked for at this time, and from here on when that is no key.
+    Page(Instant, Option<From>, JoinHandle<Result<Shown>>),
     /// The directory is large.
     Ranges(Box<Ranges>),
     Done,
@@ -64,6 +64,7 @@ pub(super) enum Source {
 }
 
 /// Where a listing goes on.
+#[derive(Clone)]
 pub(super) enum From {
     Now(Continue),
     Past(Spot),
@@ -82,12 +83,12 @@ struct Stream {
     next: Next,
     /// When the first page was asked for.
     asked: Instant,
-    items: Vec<Arc<Item>>,
-    /// From which item on which time of asking counts: in a long listing the first page is old news before the last
-    /// one is asked for.
-    asked_at: Vec<(usize, Instant)>,
+    items: Window,
     /// When the last page was asked for.
     page_asked: Instant,
+    /// Where the page that came begins, when that is no key, and the last key that came.
+    page_from: Option<From>,
+    reached: String,
     /// Files that a directory on a later page may still hide.
     held: Vec<Arc<Item>>,
     /// What had been unlinked when one of the pages was asked for.
@@ -118,7 +119,7 @@ impl DirHandle {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if let Next::Page(_, task) = &self.next {
+        if let Next::Page(_, _, task) = &self.next {
             task.abort();
         }
     }
@@ -129,9 +130,10 @@ impl Stream {
         Stream {
             next: Next::Start,
             asked: Instant::now(),
-            items: Vec::new(),
-            asked_at: Vec::new(),
+            items: Window::default(),
             page_asked: Instant::now(),
+            page_from: None,
+            reached: String::new(),
             held: Vec::new(),
             buried: HashSet::new(),
             partial: false,
@@ -146,111 +148,6 @@ impl Stream {
         *self = Stream::new();
         self.one_by_one = one_by_one;
     }
-
-    /// When the listing behind item `index` was asked for, and the end of the items of which the same is true.
-    fn segment(&self, index: usize) -> (Instant, usize) {
-        let next = self.asked_at.partition_point(|(start, _)| *start <= index);
-        let asked = next.checked_sub(1).map_or(self.asked, |i| self.asked_at[i].1);
-        (asked, self.asked_at.get(next).map_or(self.items.len(), |(start, _)| *start))
-    }
-}
-
-/// What one page of a listing of `prefix` says, directories first where both exist.
-pub struct Parsed {
-    pub items: Vec<Arc<Item>>,
-    /// Files whose directory twin could still follow.
-    pub held: Vec<Arc<Item>>,
-    /// Keys without a name that can be shown.
-    pub hidden: usize,
-    pub folder_suffix: bool,
-}
-
-/// `held`: what the page before kept back. `last`: no page follows.
-pub fn parse_page(prefix: &Prefix, page: &Page, held: Vec<Arc<Item>>, last: bool, hide_odd: bool) -> Parsed {
-    let base = prefix.as_str();
-    let mut hidden = 0;
-    let mut folder_suffix = false;
-    let mut dirs: Vec<Arc<Item>> = Vec::with_capacity(page.prefixes.len());
-    let mut dir_names: HashSet<&str> = HashSet::with_capacity(page.prefixes.len());
-    let show = |name: Option<Name>| name.filter(|n| !hide_odd || !n.is_escaped());
-    for p in &page.prefixes {
-        let component = p.strip_prefix(base).and_then(|c| c.strip_suffix('/')).unwrap_or("");
-        match show(Name::of_component(component)) {
-            Some(name) => {
-                dir_names.insert(component);
-                dirs.push(Arc::new(Item::dir(name)));
-            }
-            None => hidden += 1,
-        }
-    }
-    let mut files: Vec<(&str, Arc<Item>)> = Vec::with_capacity(page.objects.len());
-    for o in &page.objects {
-        let Some(component) = o.key.strip_prefix(base) else { continue };
-        if component.is_empty() {
-            // The directory's own marker; only one that holds data is worth a name.
-            if o.size > 0
-                && let Some(name) = show(Some(Name::of_marker()))
-            {
-                dirs.push(Arc::new(Item::file(name, o)));
-            }
-            continue;
-        }
-        if let Some(dir) = component.strip_suffix(FOLDER_SUFFIX).filter(|d| !d.is_empty() && o.size == 0) {
-            folder_suffix = true;
-            match (show(Name::of_component(dir)), Key::new(&o.key)) {
-                (Some(name), Ok(key)) if !dir_names.contains(dir) => {
-                    let mut item = Item::dir(name);
-                    item.last_modified = o.last_modified;
-                    item.odd_marker = Some(key);
-                    dirs.push(Arc::new(item));
-                }
-                (None, _) => hidden += 1,
-                _ => {}
-            }
-            continue;
-        }
-        // A key that cannot be sent cannot be read either.
-        match show(Name::of_component(component)).filter(|_| Key::new(&o.key).is_ok()) {
-            Some(name) => files.push((component, Arc::new(Item::file(name, o)))),
-            None => hidden += 1,
-        }
-    }
-    let end = page
-        .objects
-        .last()
-        .map(|o| o.key.as_str())
-        .into_iter()
-        .chain(page.prefixes.last().map(String::as_str))
-        .max()
-        .unwrap_or("");
-    let mut items = Vec::with_capacity(dirs.len() + files.len() + held.len());
-    let mut still_held = Vec::new();
-    let shadow = |item: &Arc<Item>, component: &str| -> Option<Arc<Item>> {
-        let name = show(Name::of_shadowed(component))?;
-        Some(Arc::new(Item { name, ..(**item).clone() }))
-    };
-    let all_dirs: HashSet<Name> = dirs.iter().filter(|d| d.kind == FileKind::Dir).map(|d| d.name.clone()).collect();
-    let held: Vec<(String, Arc<Item>)> = held.into_iter().map(|i| (component_of(prefix, &i.name), i)).collect();
-    let all = held.iter().map(|(c, i)| (c.as_str(), i)).chain(files.iter().map(|(c, i)| (*c, i)));
-    for (component, item) in all {
-        if all_dirs.contains(&item.name) {
-            match shadow(item, component) {
-                Some(shadowed) => items.push(shadowed),
-                None => hidden += 1,
-            }
-        } else if last || format!("{base}{component}/").as_str() <= end {
-            items.push(item.clone());
-        } else {
-            still_held.push(item.clone());
-        }
-    }
-    items.extend(dirs);
-    items.sort_by(|a, b| a.name.cmp(&b.name));
-    Parsed { items, held: still_held, hidden, folder_suffix }
-}
-
-fn component_of(prefix: &Prefix, name: &Name) -> String {
-    prefix.file(name).map(|k| k.as_str()[prefix.as_str().len()..].to_owned()).unwrap_or_default()
 }
 
 impl Fs {
@@ -279,7 +176,7 @@ impl Fs {
         })
     }
 
-    async fn page_of(self: &Arc<Self>, source: &Source, from: Option<From>) -> Result<Shown> {
+    pub(super) async fn page_of(self: &Arc<Self>, source: &Source, from: Option<From>) -> Result<Shown> {
         match source {
             Source::Keys(prefix) => self.page(prefix, from).await,
             Source::Versions(of) => self.versions_page(of, from).await,
@@ -308,14 +205,24 @@ impl Fs {
             // rewinddir: POSIX wants the directory as it is now.
             *s = Stream::new();
         }
-        let from = usize::try_from(offset).map_err(|_| Kind::Invalid)?;
-        while s.items.len() <= from && !matches!(s.next, Next::Done) {
-            self.more(handle.ino, &mut s).await?;
+        let mut from = usize::try_from(offset).map_err(|_| Kind::Invalid)?;
+        let (most, budget) = (self.listings.most_bytes(), self.reads.cache().budget());
+        loop {
+            while s.items.len() <= from && !matches!(s.next, Next::Done) {
+                self.more(handle.ino, &mut s).await?;
+                s.items.fit(from, most, budget);
+            }
+            match s.items.at(from, BATCH) {
+                Step::Here(at, items, asked) => return Ok(Batch { offset: at as u64, items, asked }),
+                Step::End => return Ok(Batch { offset: from as u64, items: Vec::new(), asked: s.asked }),
+                Step::Holes(end) => from = end,
+                Step::Gone(gone) => {
+                    let source = self.source(handle.ino)?;
+                    self.list_again(handle.ino, &source, &mut s.items, gone).await?;
+                    s.items.fit(from, most, budget);
+                }
+            }
         }
-        let (asked, end) = s.segment(from);
-        let end = end.min(s.items.len()).min(from.saturating_add(BATCH));
-        let items = s.items.get(from..end).unwrap_or_default().to_vec();
-        Ok(Batch { offset, items, asked })
     }
 
     /// Adds the next page to the stream.
@@ -353,7 +260,7 @@ impl Fs {
                 let known = matches!(source, Source::Keys(_)).then(|| self.listings.all(dir)).flatten();
                 if let Some((asked, items)) = known {
                     s.asked = asked;
-                    s.items = items;
+                    s.items.push(items, asked, None);
                     self.finish(dir, s)?;
                     return Ok(());
                 }
@@ -362,14 +269,15 @@ impl Fs {
                 {
                     s.asked = asked;
                     s.next = Next::Done;
-                    return self.take_in(dir, prefix, s, asked, parsed).await;
+                    let origin = Origin { from: None, held: Vec::new(), until: String::new() };
+                    return self.take_in(dir, prefix, s, asked, (parsed, origin)).await;
                 }
                 s.asked = asked;
                 s.buried = self.graves.all();
                 self.page_of(&source, None).await
             }
-            Next::Page(at, task) => {
-                asked = at;
+            Next::Page(at, from, task) => {
+                (asked, s.page_from) = (at, from);
                 match task.await {
                     Ok(page) => page,
                     Err(_) => Err(Error::new(Kind::Io, "list directory")),
@@ -396,7 +304,10 @@ impl Fs {
                 ranges.ask(self);
                 Next::Ranges(Box::new(ranges))
             }
-            (None, Some(next)) => Next::Page(Instant::now(), self.ask_page(source.clone(), Some(next))),
+            (None, Some(next)) => {
+                let spot = matches!(next, From::Past(_)).then(|| next.clone());
+                Next::Page(Instant::now(), spot, self.ask_page(source.clone(), Some(next)))
+            }
             (None, None) => Next::Done,
         };
         let last = matches!(s.next, Next::Done);
@@ -422,21 +333,28 @@ impl Fs {
         // What was held back is as old as the page it came with.
         let told = if held.is_empty() { asked } else { s.page_asked };
         s.page_asked = asked;
+        let after = (!s.reached.is_empty()).then(|| From::Now(Continue::After(s.reached.clone())));
+        if s.reached.as_str() < end_of(&page) {
+            end_of(&page).clone_into(&mut s.reached);
+        }
+        let from = s.page_from.take().or(after);
+        let origin = Origin { from, held: held.clone(), until: s.reached.clone() };
         let prefix = match source {
             Source::Keys(prefix) => prefix,
             Source::Versions(of) => {
-                s.asked_at.push((s.items.len(), told));
-                self.add_versions(&of, versions, &page, (held, last), (&mut s.items, &mut s.held));
-                if last {
-                    self.listings.put(dir, s.asked, s.items.clone());
+                let mut items = Vec::new();
+                self.add_versions(&of, versions, &page, (held, last), (&mut items, &mut s.held));
+                s.items.push(items, told, Some(origin));
+                if let Some(all) = s.items.all().filter(|_| last) {
+                    self.listings.put(dir, s.asked, all);
                 }
                 return Ok(());
             }
         };
         let parsed = parse_page(&prefix, &page, held, last, self.settings.hide_odd_keys);
-        self.take_in(dir, &prefix, s, told, parsed).await?;
-        if last {
-            self.walked_past(&prefix, &s.items);
+        self.take_in(dir, &prefix, s, told, (parsed, origin)).await?;
+        if let Some(all) = s.items.all().filter(|_| last) {
+            self.walked_past(&prefix, &all);
         }
         Ok(())
     }
@@ -448,11 +366,9 @@ impl Fs {
         prefix: &Prefix,
         s: &mut Stream,
         told: Instant,
-        parsed: Parsed,
+        (parsed, origin): (Parsed, Origin),
     ) -> Result<()> {
         let last = matches!(s.next, Next::Done);
-        let first = s.items.len();
-        s.asked_at.push((first, told));
         if parsed.hidden > 0 {
             self.note_hidden(prefix, parsed.hidden);
         }
@@ -460,19 +376,23 @@ impl Fs {
             self.seen_folder_suffix.store(true, std::sync::atomic::Ordering::Relaxed);
         }
         s.held = parsed.held;
-        let items = self.tell_links(dir, prefix, parsed.items).await;
-        for item in items {
+        let listed = self.tell_links(dir, prefix, parsed.items).await;
+        let mut items: Vec<Arc<Item>> = Vec::with_capacity(listed.len());
+        for item in listed {
             let buried = !s.buried.is_empty() && prefix.file(&item.name).is_ok_and(|k| s.buried.contains(&k));
-            let repeated = item.odd_marker.is_some() && s.items.iter().any(|i| i.name == item.name);
+            let repeated =
+                item.odd_marker.is_some() && (s.items.has(&item.name) || items.iter().any(|i| i.name == item.name));
             if buried || repeated {
                 s.partial |= buried;
                 continue;
             }
-            s.items.push(item);
+            items.push(item);
         }
+        s.items.push(items, told, Some(origin));
         if last {
-            if !s.partial && !self.inodes.names_changed_since(dir, s.asked) {
-                self.listings.put(dir, s.asked, s.items.clone());
+            let whole = !s.partial && !self.inodes.names_changed_since(dir, s.asked);
+            if let Some(all) = s.items.all().filter(|_| whole) {
+                self.listings.put(dir, s.asked, all);
             }
             self.finish(dir, s)?;
         }
@@ -481,7 +401,12 @@ impl Fs {
 
     /// What may be a symbolic link by its ETag is asked for, and nothing else is. What cannot be asked stays a file
     /// until it is opened.
-    async fn tell_links(self: &Arc<Self>, dir: Ino, prefix: &Prefix, mut items: Vec<Arc<Item>>) -> Vec<Arc<Item>> {
+    pub(super) async fn tell_links(
+        self: &Arc<Self>,
+        dir: Ino,
+        prefix: &Prefix,
+        mut items: Vec<Arc<Item>>,
+    ) -> Vec<Arc<Item>> {
         let mut asks: Vec<BoxFuture<'_, (usize, bool)>> = Vec::new();
         for (i, item) in items.iter().enumerate() {
             if item.kind == FileKind::File && may_be_link(item.size, item.etag.as_ref()) {
@@ -516,10 +441,9 @@ impl Fs {
     /// The listing is complete: adds what only this mount knows.
     fn finish(self: &Arc<Self>, dir: Ino, s: &mut Stream) -> Result<()> {
         s.next = Next::Done;
-        let listed: HashSet<Name> = s.items.iter().map(|i| i.name.clone()).collect();
-        let mut own = Vec::new();
+        let mut own: HashMap<Name, Arc<Item>> = HashMap::new();
         for (name, inode) in self.inodes.children(dir) {
-            if listed.contains(&name) || inode.role != Role::Plain {
+            if inode.role != Role::Plain {
                 continue;
             }
             let state = inode.state.lock();
@@ -531,7 +455,7 @@ impl Fs {
                 if attr.kind == FileKind::Dir && !newer && !self.is_kept(dir, &name) {
                     continue;
                 }
-                own.push(Arc::new(Item {
+                let item = Item {
                     name: name.clone(),
                     kind: attr.kind,
                     size: attr.size,
@@ -541,78 +465,18 @@ impl Fs {
                     odd_marker: None,
                     version: None,
                     of_file: false,
-                }));
+                };
+                own.insert(name, Arc::new(item));
             }
         }
-        let here: HashSet<Name> = own.iter().map(|i| i.name.clone()).collect();
         for name in self.kept_below(dir) {
-            if !listed.contains(&name) && !here.contains(&name) {
-                own.push(Arc::new(Item::dir(name)));
-            }
+            own.entry(name.clone()).or_insert_with(|| Arc::new(Item::dir(name)));
         }
+        s.items.strike(&mut own);
+        let mut own: Vec<Arc<Item>> = own.into_values().collect();
         own.sort_by(|a, b| a.name.cmp(&b.name));
         // What is only known here is older than nothing this mount did since the start.
-        s.asked_at.push((s.items.len(), s.asked));
-        s.items.extend(own);
+        s.items.push(own, s.asked, None);
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::s3::Listed;
-
-    fn object(key: &str, size: u64) -> Listed {
-        Listed { key: key.into(), size, etag: None, last_modified: None, storage_class: None, version: None }
-    }
-
-    fn page(objects: &[(&str, u64)], prefixes: &[&str]) -> Page {
-        Page {
-            objects: objects.iter().map(|(k, s)| object(k, *s)).collect(),
-            prefixes: prefixes.iter().map(|p| p.to_string()).collect(),
-            next: None,
-        }
-    }
-
-    fn names(items: &[Arc<Item>]) -> Vec<(&str, FileKind)> {
-        items.iter().map(|i| (i.name.as_str(), i.kind)).collect()
-    }
-
-    #[test]
-    fn a_directory_hides_a_file_of_its_name_which_stays_reachable() {
-        let root = Prefix::root();
-        let p = parse_page(&root, &page(&[("a", 1), ("b", 2)], &["a/"]), vec![], true, false);
-        assert_eq!(names(&p.items), [("a", FileKind::Dir), ("a@@file", FileKind::File), ("b", FileKind::File)]);
-        let hidden = parse_page(&root, &page(&[("a", 1)], &["a/"]), vec![], true, true);
-        assert_eq!((names(&hidden.items), hidden.hidden), (vec![("a", FileKind::Dir)], 1));
-    }
-
-    #[test]
-    fn a_file_is_held_back_until_its_directory_can_no_longer_follow() {
-        let root = Prefix::root();
-        let first = parse_page(&root, &page(&[("a", 1), ("a-1", 1)], &[]), vec![], false, false);
-        assert!(first.items.is_empty());
-        let second = parse_page(&root, &page(&[("a-2", 1), ("b", 1)], &["a/"]), first.held, true, false);
-        assert_eq!(names(&second.items).iter().map(|n| n.0).collect::<Vec<_>>(), ["a", "a-1", "a-2", "a@@file", "b"]);
-    }
-
-    #[test]
-    fn markers_and_odd_keys_under_a_prefix() {
-        let p = Prefix::new("d").unwrap();
-        let parsed = parse_page(
-            &p,
-            &page(&[("d/", 0), ("d/x_$folder$", 0), ("d/f", 3)], &["d//", "d/../", "d/y/"]),
-            vec![],
-            true,
-            false,
-        );
-        assert_eq!(
-            names(&parsed.items),
-            [("@@empty", FileKind::Dir), ("f", FileKind::File), ("x", FileKind::Dir), ("y", FileKind::Dir)]
-        );
-        assert_eq!(parsed.hidden, 1);
-        let data = parse_page(&p, &page(&[("d/", 9)], &[]), vec![], true, false);
-        assert_eq!(names(&data.items), [("@@marker", FileKind::File)]);
     }
 }

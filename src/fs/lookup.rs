@@ -16,7 +16,7 @@ use super::copy::may_be_link;
 use super::inode::{Ino, Inode, Role, State};
 use super::kept::Known;
 use super::known::{Answer, Item};
-use super::listing::FOLDER_SUFFIX;
+use super::page::FOLDER_SUFFIX;
 use super::{Entry, Fs};
 use crate::error::{Error, Kind, Result};
 use crate::key::{Key, Name, Prefix};
@@ -534,7 +534,10 @@ impl Fs {
                 FileKind::Dir => state.marker_told || !self.settings.store_attrs,
                 _ => state.facts.meta.is_some(),
             };
-            if !own && (!told || self.fresh(&state).is_none()) {
+            let fresh = self.fresh(&state).is_some();
+            let listed = state.attr.kind == FileKind::File && !told && fresh;
+            drop(state);
+            if !(own || told && fresh || listed && self.is_asked_again(ino)) {
                 return None;
             }
         }
@@ -566,6 +569,7 @@ impl Fs {
         let (key, version) = self.inodes.target(&inode)?;
         match self.head_of(&key, version.as_deref()).await {
             Ok(meta) => {
+                self.bursts.saw_somewhere(&meta);
                 let now = self.absorb_as(inode.role.clone(), (parent, &name), &key, &meta, asked)?;
                 if now.ino != ino {
                     // It is a link, not the file the listing made it seem: the kernel looks the name up again.

@@ -30,6 +30,7 @@ mod known;
 mod listing;
 mod lookup;
 mod overview;
+mod page;
 mod past;
 mod ranges;
 mod rename;
@@ -41,6 +42,7 @@ mod trim;
 mod users;
 mod versions_dir;
 mod walk;
+mod window;
 mod writeback;
 mod xattr;
 
@@ -56,11 +58,11 @@ use tracing::warn;
 pub use attr::{Attr, Defaults, FileKind};
 pub use handle::{Fh, Handles};
 pub use inode::{Ino, ROOT, Space};
-#[doc(hidden)]
-pub use listing::parse_page;
 pub use listing::{Batch, DirHandle};
 pub use lookup::Lookup;
 pub use overview::{Dirty, Figures};
+#[doc(hidden)]
+pub use page::parse_page;
 pub use shared::Shared;
 
 use crate::budget::Budget;
@@ -115,7 +117,7 @@ pub struct Settings {
     pub op_timeout: Duration,
     /// How many inodes are remembered after the kernel has forgotten them, and how many names the kernel may know.
     pub remembered: usize,
-    /// How many of them are not counted as memory of the mount's budget.
+    /// How many of both are not counted as memory of the mount's budget.
     pub remembered_free: usize,
     /// Whether exclusive creation and copies may use conditional requests.
     pub conditional: bool,
@@ -128,8 +130,8 @@ pub struct Settings {
 impl Settings {
     /// What several trees with such settings share.
     pub fn share(&self, budget: &Arc<Budget>) -> Arc<Shared> {
-        let counted = self.remembered.saturating_sub(self.remembered_free);
-        Shared::new(self.metadata_ttl, self.negative_ttl, counted, budget.clone())
+        let crowd = trim::Crowd::new(self.remembered, self.remembered_free, budget.clone());
+        Shared::new(self.metadata_ttl, self.negative_ttl, crowd, budget.clone())
     }
 }
 
@@ -154,8 +156,8 @@ pub trait Kernel: Send + Sync {
     fn device(&self) -> &str;
 }
 
-/// What a name that is remembered takes, bytes.
-pub const NAME_BYTES: usize = 512;
+/// What a name takes that is remembered or that the kernel knows, bytes: measured, 900.
+pub const NAME_BYTES: usize = 1024;
 
 pub struct Fs {
     pub s3: S3,
@@ -171,7 +173,7 @@ pub struct Fs {
     uploads: writeback::Uploads,
     habits: habit::Habits,
     bursts: Arc<burst::Bursts>,
-    shared: Arc<Shared>,
+    names: Arc<shared::Part>,
     trees: trees::Walks,
     aheads: ahead::Aheads,
     threads: users::Threads,
@@ -210,7 +212,7 @@ impl Fs {
             uploads: writeback::Uploads::default(),
             habits: habit::Habits::new(),
             bursts: shared.bursts.clone(),
-            shared,
+            names: Arc::new(shared::Part::new(shared)),
             trees: trees::Walks::new(settings.metadata_ttl),
             aheads: ahead::Aheads::new(),
             threads: users::Threads::default(),
@@ -286,11 +288,12 @@ impl Fs {
     /// The kernel dropped `count` references.
     pub fn forget(&self, ino: Ino, count: u64) {
         self.inodes.forget(ino, count);
+        self.names.crowd().forgot();
     }
 
     /// The kernel got one reference; call it before the reply is sent.
     pub fn looked_up(&self, ino: Ino) {
-        self.inodes.looked_up(ino);
+        self.names.grew_to(self.inodes.looked_up(ino));
     }
 
     pub fn inode(&self, ino: Ino) -> Result<Arc<Inode>> {

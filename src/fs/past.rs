@@ -26,13 +26,14 @@ const FEW: u16 = 16;
 const PARALLEL: usize = 16;
 
 /// Takes of each key the version that was current at a time.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Sieve {
     /// The key whose version has been found; its older ones count no more.
     pub decided: Option<String>,
 }
 
 /// Where a listing of versions goes on.
+#[derive(Clone)]
 pub(super) struct Spot {
     pub from: VersionMarker,
     pub sieve: Sieve,

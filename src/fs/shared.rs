@@ -7,15 +7,17 @@
 //!    all of them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::NAME_BYTES;
+use tokio::sync::Notify;
+
 use super::burst::Bursts;
 use super::known::Listings;
-use crate::budget::{Budget, Lease};
+use super::trim::Crowd;
+use crate::budget::Budget;
 
-/// Share of the memory bound for names, and for listings that have no end yet.
+/// Share of the memory bound for listings that have no end yet.
 const SHARE: usize = 8;
 /// Names that every tree may have.
 const LEAST: usize = 64;
@@ -23,9 +25,9 @@ const LEAST: usize = 64;
 pub struct Shared {
     pub(super) listings: Arc<Listings>,
     pub(super) bursts: Arc<Bursts>,
+    crowd: Crowd,
     /// Inodes of all trees, as far as they were told.
     inodes: AtomicUsize,
-    _names: Option<Lease>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -35,17 +37,14 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    /// `ttl`, `negative_ttl`: how long listings and the absence of names are believed; `names`: how many names are
-    /// remembered, besides those that are not counted as memory of the budget.
-    pub fn new(ttl: Duration, negative_ttl: Duration, names: usize, budget: Arc<Budget>) -> Arc<Shared> {
-        // Whatever the settings say: the rest of a small budget is for bytes.
-        let lease = budget.spare_lease(names.saturating_mul(NAME_BYTES).min(budget.limit() / SHARE));
+    /// `ttl`, `negative_ttl`: how long listings and the absence of names are believed.
+    pub(super) fn new(ttl: Duration, negative_ttl: Duration, crowd: Crowd, budget: Arc<Budget>) -> Arc<Shared> {
         let room = budget.limit() / SHARE;
         Arc::new(Shared {
             listings: Arc::new(Listings::new(ttl, negative_ttl, budget)),
             bursts: Arc::new(Bursts::new(ttl, room)),
+            crowd,
             inodes: AtomicUsize::new(0),
-            _names: lease,
         })
     }
 }
@@ -53,27 +52,56 @@ impl Shared {
 /// What one tree has of the names of all.
 pub(super) struct Part {
     of: Arc<Shared>,
-    inodes: usize,
+    inodes: AtomicUsize,
+    /// What is left of this tree cannot be forgotten.
+    pub in_vain: AtomicBool,
+    /// Somebody has to look.
+    pub wake: Notify,
 }
 
 impl Part {
     pub fn new(of: Arc<Shared>) -> Part {
-        Part { of, inodes: 0 }
+        Part { of, inodes: AtomicUsize::new(0), in_vain: AtomicBool::new(false), wake: Notify::new() }
     }
 
-    /// The tree has so many inodes now.
-    pub fn tell(&mut self, inodes: usize) {
-        self.of.inodes.fetch_add(inodes, Ordering::Relaxed);
-        self.of.inodes.fetch_sub(std::mem::replace(&mut self.inodes, inodes), Ordering::Relaxed);
+    pub fn crowd(&self) -> &Crowd {
+        &self.of.crowd
+    }
+
+    /// The tree has so many inodes now. How many all trees have.
+    fn tell(&self, inodes: usize) -> usize {
+        let before = self.inodes.swap(inodes, Ordering::Relaxed);
+        // Wraps where there are fewer than before.
+        let more = inodes.wrapping_sub(before);
+        self.of.inodes.fetch_add(more, Ordering::Relaxed).wrapping_add(more)
+    }
+
+    /// As [`Part::tell`], after a look-up: takes memory for them.
+    pub fn grew_to(&self, inodes: usize) {
+        if !self.of.crowd.has_room(self.tell(inodes)) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Gives memory back that the names of all trees do not need.
+    pub fn settle(&self, inodes: usize) {
+        self.of.crowd.settle(self.tell(inodes));
+    }
+
+    /// Whether there are more names than there is memory for, and this tree can do something about it.
+    pub fn is_over(&self, inodes: usize) -> bool {
+        let Some(room) = self.of.crowd.full_at() else { return false };
+        !self.in_vain.load(Ordering::Relaxed) && self.tell(inodes) > room
     }
 
     /// This tree's part of a bound on all.
     pub fn share(&self, bound: usize) -> usize {
-        let all = self.of.inodes.load(Ordering::Relaxed).max(self.inodes);
-        if all <= bound || all == self.inodes {
+        let mine = self.inodes.load(Ordering::Relaxed);
+        let all = self.of.inodes.load(Ordering::Relaxed).max(mine);
+        if all <= bound || all == mine {
             return bound;
         }
-        let part = bound as u128 * self.inodes as u128 / all as u128;
+        let part = bound as u128 * mine as u128 / all as u128;
         usize::try_from(part).unwrap_or(bound).max(LEAST)
     }
 }
@@ -90,9 +118,9 @@ mod tests {
 
     #[test]
     fn trees_keep_to_one_bound() {
-        let long = Duration::from_secs(60);
-        let shared = Shared::new(long, long, 0, Budget::new(1 << 20));
-        let (mut a, mut b) = (Part::new(shared.clone()), Part::new(shared.clone()));
+        let (long, budget) = (Duration::from_secs(60), Budget::new(64 << 20));
+        let shared = Shared::new(long, long, Crowd::new(8192, 8192, budget.clone()), budget.clone());
+        let (a, b) = (Part::new(shared.clone()), Part::new(shared.clone()));
         a.tell(5000);
         assert_eq!(a.share(1000), 1000, "alone");
         b.tell(15_000);
@@ -100,8 +128,18 @@ mod tests {
         assert_eq!((a.share(20_000), b.share(100_000)), (20_000, 100_000), "less than the bound");
         a.tell(10);
         assert_eq!(a.share(1000), LEAST);
+        // Memory is that for the names of all.
+        a.grew_to(8000);
+        b.grew_to(8000);
+        assert!(budget.used() > 0 && !a.is_over(8000));
+        b.grew_to(50_000);
+        assert!(a.is_over(8000) && b.is_over(50_000));
+        b.in_vain.store(true, Ordering::Relaxed);
+        assert!(!b.is_over(50_000), "nobody waits for what does not happen");
         drop(b);
         assert_eq!(a.share(1), 1);
+        a.settle(100);
+        assert_eq!(budget.used(), 0);
         drop(a);
         assert_eq!(shared.inodes.load(Ordering::Relaxed), 0);
     }

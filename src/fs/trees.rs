@@ -23,7 +23,7 @@ use super::Fs;
 use super::flat::{Complete, Flat};
 use super::inode::Ino;
 use super::known::{ITEM_BYTES, Item};
-use super::listing::{Parsed, parse_page};
+use super::page::{Parsed, parse_page};
 use crate::budget::Lease;
 use crate::error::Result;
 use crate::key::{Key, Prefix};

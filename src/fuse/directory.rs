@@ -66,7 +66,7 @@ impl Adapter {
         }
         let work = move |fs: Arc<Fs>| async move { fs.read_directory(Fh(fh.0), offset.saturating_sub(2)).await };
         self.spawn("readdirplus", self.limit(), dir, reply, work, move |fs, mut reply, batch: Batch| {
-            for (i, item) in batch.items.iter().enumerate() {
+            for (i, item) in batch.items.iter().enumerate().take(fs.entries_at_once()) {
                 let next = batch.offset + i as u64 + 3;
                 let Ok(e) = fs.entry_of_item(ino, item, batch.asked) else { continue };
                 let attr = entry_attr(&e);
@@ -83,10 +83,13 @@ impl Adapter {
         if let Some(buckets) = self.tree.top(ino) {
             return self.open_buckets(buckets, reply);
         }
-        match self.inline("opendir", || Some(self.near(ino)?.opendir(Ino(ino.0)))) {
+        match self.inline("opendir", || Some(self.near(ino).filter(|fs| !fs.is_crowded())?.opendir(Ino(ino.0)))) {
             Some(Ok(fh)) => reply.opened(FileHandle(fh.0), FopenFlags::empty()),
             None => {
-                let work = move |fs: Arc<Fs>| async move { fs.opendir(Ino(ino.0)) };
+                let work = move |fs: Arc<Fs>| async move {
+                    fs.room_for_names().await;
+                    fs.opendir(Ino(ino.0))
+                };
                 self.spawn("opendir", self.limit(), ino, reply, work, |_, reply, fh| {
                     reply.opened(FileHandle(fh.0), FopenFlags::empty());
                 });

@@ -21,6 +21,8 @@ pub struct TestServer {
     pub region: String,
     pub bucket: String,
     embedded: Option<xosfs::demo::Server>,
+    /// Somebody else's, which keeps what is in it.
+    foreign: bool,
     /// Further buckets of the test.
     others: Mutex<Vec<String>>,
 }
@@ -44,10 +46,25 @@ impl TestServer {
             region: region.into(),
             bucket,
             embedded: None,
+            foreign: false,
             others: Mutex::default(),
         };
         server.rclone(&["mkdir", &server.remote("")]);
         server
+    }
+
+    /// A server that a test has of its own, and that takes any key.
+    pub fn at(endpoint: &str) -> TestServer {
+        TestServer {
+            endpoint: endpoint.into(),
+            access_key: "access".into(),
+            secret_key: "secret".into(),
+            region: "us-east-1".into(),
+            bucket: "bucket".into(),
+            embedded: None,
+            foreign: true,
+            others: Mutex::default(),
+        }
     }
 
     fn embedded(bucket: String) -> TestServer {
@@ -64,6 +81,7 @@ impl TestServer {
             region: "us-east-1".into(),
             bucket,
             embedded: Some(server),
+            foreign: false,
             others: Mutex::default(),
         }
     }
@@ -219,7 +237,7 @@ impl TestServer {
 
 impl Drop for TestServer {
     fn drop(&mut self) {
-        if self.embedded.is_some() {
+        if self.embedded.is_some() || self.foreign {
             return;
         }
         let others = std::mem::take(&mut *self.others.lock().unwrap());

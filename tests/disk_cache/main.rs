@@ -7,6 +7,7 @@ mod common;
 
 mod damage;
 mod files;
+mod many;
 mod room;
 mod through;
 

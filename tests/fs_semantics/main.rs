@@ -15,6 +15,7 @@ mod listing;
 mod mounted;
 mod names;
 mod rename;
+mod seeking;
 mod settling;
 mod staging;
 mod streamed;

@@ -12,6 +12,8 @@
 mod entry;
 mod place;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::fs::File;
@@ -89,6 +91,10 @@ pub struct DiskStats {
     pub evicted_bytes: u64,
     /// Opened files that the kernel reads from here.
     pub through: u64,
+    /// Versions that walks have looked at.
+    pub walked: u64,
+    /// Whether `bytes` is what a walk has counted: not before the first one is over.
+    pub counted: bool,
     /// Why it is not used, or not written, at the moment.
     pub trouble: Option<String>,
 }
@@ -103,6 +109,8 @@ struct Counters {
     evicted: AtomicU64,
     evicted_bytes: AtomicU64,
     through: AtomicU64,
+    walked: AtomicU64,
+    walks: AtomicU64,
 }
 
 /// The directory and how it fares.
@@ -160,6 +168,15 @@ impl DiskCache {
     ///
     /// Errors: [`Kind::NotPermitted`] when others can get at the directory, [`Kind::NotDir`].
     pub fn start(settings: DiskSettings, budget: Arc<Budget>) -> Result<Arc<DiskCache>> {
+        let inner = DiskCache::open(settings, budget)?;
+        writer::spawn(&inner)?;
+        sweep::spawn(&inner)?;
+        let (store, threads) = (inner.settings.store.clone(), Arc::new(Threads(inner.clone())));
+        Ok(Arc::new(DiskCache { inner, store, threads }))
+    }
+
+    /// Opens the directory and looks at nothing in it: the time until a mount answers does not depend on how much there is.
+    fn open(settings: DiskSettings, budget: Arc<Budget>) -> Result<Arc<Inner>> {
         let now = Instant::now();
         let opened = place::open(&settings.dir);
         let mut health = Health { place: None, open_from: now, read_from: now, write_from: now, trouble: None };
@@ -173,7 +190,7 @@ impl DiskCache {
             }
             Err(e) => return Err(e),
         }
-        let inner = Arc::new(Inner {
+        Ok(Arc::new(Inner {
             queue: Queue::new(settings.queue),
             sweeper: Sweeper::default(),
             settings,
@@ -184,11 +201,7 @@ impl DiskCache {
             bytes: AtomicU64::new(0),
             counters: Counters::default(),
             logged: Mutex::new(None),
-        });
-        writer::spawn(&inner)?;
-        sweep::spawn(&inner)?;
-        let (store, threads) = (inner.settings.store.clone(), Arc::new(Threads(inner.clone())));
-        Ok(Arc::new(DiskCache { inner, store, threads }))
+        }))
     }
 
     /// The same directory, bounds and figures for another bucket, which `store` names.
@@ -345,6 +358,8 @@ impl DiskCache {
             evicted: of(&c.evicted),
             evicted_bytes: of(&c.evicted_bytes),
             through: of(&c.through),
+            walked: of(&c.walked),
+            counted: self.inner.is_counted(),
             trouble: self.inner.health.lock().trouble.clone(),
         }
     }
@@ -547,6 +562,11 @@ impl Inner {
     /// The largest object that is kept whole, bytes.
     fn whole_max(&self) -> u64 {
         self.settings.size / WHOLE_SHARE
+    }
+
+    /// Whether a walk has counted what is there. Until then `bytes` is what came since the start.
+    fn is_counted(&self) -> bool {
+        self.counters.walks.load(Ordering::Relaxed) > 0
     }
 
     fn added(&self, bytes: u64) {

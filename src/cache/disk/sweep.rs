@@ -1,12 +1,12 @@
 //! The thread that walks the directory: to count, to evict, and to check what is whole.
 //!
 //! 1. There is no table of what is there. A walk keeps the least recently used versions that it met, at most so many,
-//!    and gives them up until there is room; if that was not enough it walks again. A walk frees a part of the cache, so
-//!    that there are few of them.
+//!    and gives them up until there is room; it also counts bytes by age. Where the versions that it kept were not enough
+//!    the ages tell which others have to go, and a second walk removes them as it meets them. There is no third.
 //! 2. Two daemons on one directory both count all of it and both evict. What one removes under the other is open there,
 //!    or missed.
 
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
@@ -20,6 +20,8 @@ use crate::error::{Error, Kind, Result};
 
 /// Versions that a walk keeps to choose from: some megabytes.
 const CANDIDATES: usize = 32_768;
+/// Times that a walk tells apart.
+const AGES: usize = 32_768;
 /// A walk without a reason, for what other daemons did.
 const WALK: Duration = Duration::from_secs(600);
 /// How often the free space of the file system is looked at.
@@ -150,10 +152,48 @@ impl Ord for Candidate {
     }
 }
 
+/// How many bytes were last used when.
+struct Ages {
+    /// Seconds that count as one time.
+    grain: i64,
+    bytes: BTreeMap<i64, u64>,
+}
+
+impl Default for Ages {
+    fn default() -> Ages {
+        Ages { grain: 1, bytes: BTreeMap::new() }
+    }
+}
+
+impl Ages {
+    fn add(&mut self, used: i64, bytes: u64) {
+        *self.bytes.entry(used.div_euclid(self.grain)).or_default() += bytes;
+        while self.bytes.len() > AGES {
+            self.grain *= 2;
+            for (time, bytes) in std::mem::take(&mut self.bytes) {
+                *self.bytes.entry(time.div_euclid(2)).or_default() += bytes;
+            }
+        }
+    }
+
+    /// What was last used before that second is at most `wanted` bytes; and the second from which on nothing has to go.
+    fn cut(&self, wanted: u64) -> (i64, i64) {
+        let mut older = 0;
+        for (time, bytes) in &self.bytes {
+            older += bytes;
+            if older >= wanted {
+                return (time * self.grain, (time + 1) * self.grain);
+            }
+        }
+        (i64::MAX, i64::MAX)
+    }
+}
+
 /// What a walk found.
 #[derive(Default)]
 struct Walk {
     bytes: u64,
+    ages: Ages,
     /// The least recently used ones, the youngest on top.
     oldest: BinaryHeap<Candidate>,
 }
@@ -161,6 +201,7 @@ struct Walk {
 impl Walk {
     fn take(&mut self, found: Found) {
         self.bytes += found.bytes;
+        self.ages.add(found.used, found.bytes);
         self.oldest.push(Candidate { used: found.used, name: found.name, bytes: found.bytes });
         if self.oldest.len() > CANDIDATES {
             self.oldest.pop();
@@ -168,50 +209,73 @@ impl Walk {
     }
 }
 
-/// Walks until there is room. True when there is too much and nothing to give up.
-fn sweep(inner: &Inner) -> bool {
+/// Counts what is there, and makes room. True when there is too much and nothing to give up.
+pub(super) fn sweep(inner: &Inner) -> bool {
     let Some(place) = inner.place() else { return false };
-    loop {
-        let before = inner.bytes.load(Ordering::Relaxed);
-        let mut walk = Walk { bytes: incoming(inner, &place), ..Walk::default() };
-        let walked = place.walk(&mut |found| {
-            walk.take(found);
-            !inner.sweeper.is_stopped()
+    let before = inner.bytes.load(Ordering::Relaxed);
+    let mut walk = Walk { bytes: incoming(inner, &place), ..Walk::default() };
+    let walked = walk_all(inner, &place, &mut |found| walk.take(found));
+    if inner.sweeper.is_stopped() || !walked {
+        return false;
+    }
+    // What came during the walk may be counted twice, until the next one.
+    let came = inner.bytes.load(Ordering::Relaxed).saturating_sub(before);
+    inner.bytes.store(walk.bytes + came, Ordering::Relaxed);
+    inner.counters.walks.fetch_add(1, Ordering::Relaxed);
+    if !is_over(inner) {
+        return false;
+    }
+    let size = inner.settings.size;
+    let goal = if walk.bytes > size { size - size / SHARE } else { size };
+    let wanted = walk.bytes.saturating_sub(goal).max(lacking(inner, &place, 2));
+    let full = walk.oldest.len() == CANDIDATES;
+    let mut freed = 0;
+    for old in walk.oldest.into_sorted_vec() {
+        if freed >= wanted || inner.sweeper.is_stopped() {
+            break;
+        }
+        freed += give_up(inner, &place, &old.name, old.bytes);
+    }
+    if freed < wanted && full {
+        // What has gone was the oldest.
+        let (before, until) = walk.ages.cut(wanted);
+        let mut others = Vec::new();
+        walk_all(inner, &place, &mut |found| {
+            if found.used < before {
+                freed += give_up(inner, &place, &found.name, found.bytes);
+            } else if found.used < until && others.len() < CANDIDATES {
+                others.push((found.name, found.bytes));
+            }
         });
-        if inner.sweeper.is_stopped() {
-            return false;
-        }
-        if let Err(e) = walked {
-            inner.failed("walk", &e);
-            return false;
-        }
-        // What came during the walk may be counted twice, until the next one.
-        let came = inner.bytes.load(Ordering::Relaxed).saturating_sub(before);
-        inner.bytes.store(walk.bytes + came, Ordering::Relaxed);
-        if !is_over(inner) {
-            return false;
-        }
-        let size = inner.settings.size;
-        let goal = if walk.bytes > size { size - size / SHARE } else { size };
-        let wanted = walk.bytes.saturating_sub(goal).max(lacking(inner, &place, 2));
-        let full = walk.oldest.len() == CANDIDATES;
-        let mut freed = 0;
-        for old in walk.oldest.into_sorted_vec() {
+        for (name, bytes) in others {
             if freed >= wanted || inner.sweeper.is_stopped() {
                 break;
             }
-            inner.close(&old.name);
-            inner.remove(&place, &old.name);
-            inner.removed(old.bytes);
-            inner.counters.evicted.fetch_add(1, Ordering::Relaxed);
-            inner.counters.evicted_bytes.fetch_add(old.bytes, Ordering::Relaxed);
-            freed += old.bytes;
-        }
-        tracing::debug!(freed, wanted, "disk cache: evicted");
-        if freed >= wanted || !full {
-            return freed < wanted;
+            freed += give_up(inner, &place, &name, bytes);
         }
     }
+    tracing::debug!(freed, wanted, "disk cache: evicted");
+    freed < wanted
+}
+
+/// Looks at every version; false when that failed.
+fn walk_all(inner: &Inner, place: &Place, each: &mut dyn FnMut(Found)) -> bool {
+    let walked = place.walk(&mut |found| {
+        inner.counters.walked.fetch_add(1, Ordering::Relaxed);
+        each(found);
+        !inner.sweeper.is_stopped()
+    });
+    walked.inspect_err(|e| inner.failed("walk", e)).is_ok()
+}
+
+/// Removes a version; the bytes that it took.
+fn give_up(inner: &Inner, place: &Place, name: &str, bytes: u64) -> u64 {
+    inner.close(name);
+    inner.remove(place, name);
+    inner.removed(bytes);
+    inner.counters.evicted.fetch_add(1, Ordering::Relaxed);
+    inner.counters.evicted_bytes.fetch_add(bytes, Ordering::Relaxed);
+    bytes
 }
 
 /// Bytes of what is being uploaded, without what killed daemons left of uploads, which is removed.
@@ -251,5 +315,30 @@ fn check(inner: &Inner, version: &Arc<Version>) {
             inner.note_damage(&format!("{}: {e}", version.name));
             inner.queue.forget(version);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_tell_what_has_to_go() {
+        let mut ages = Ages::default();
+        for second in 0..1000 {
+            ages.add(second % 500, 10);
+        }
+        assert_eq!(ages.cut(20), (0, 1));
+        assert_eq!(ages.cut(21), (1, 2));
+        assert_eq!(ages.cut(10_000), (499, 500));
+        assert_eq!(ages.cut(10_001), (i64::MAX, i64::MAX));
+        // Many of them are told apart less exactly, and none is lost.
+        for second in 0..100_000 {
+            ages.add(-second, 1);
+        }
+        assert!(ages.bytes.len() <= AGES && ages.grain > 1);
+        assert_eq!(ages.bytes.values().sum::<u64>(), 110_000);
+        let (before, until) = ages.cut(50_000);
+        assert!((-50_010..=-49_990).contains(&before) && until - before == ages.grain, "{before}..{until}");
     }
 }

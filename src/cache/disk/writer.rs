@@ -23,6 +23,11 @@ use crate::s3::ObjectId;
 const TOGETHER: usize = 64;
 /// How often the room on the file system is asked for again.
 const ROOM_FOR: Duration = Duration::from_millis(200);
+/// Part of the size that may be written on top of it while room is being made, and before it is known what is there.
+const TOLERANCE: u64 = 8;
+/// How long the first walk is waited for, and how often somebody looks.
+const FIRST_WALK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(10);
 
 struct Block {
     index: u64,
@@ -241,7 +246,7 @@ fn unique() -> String {
 pub(super) fn spawn(inner: &Arc<Inner>) -> Result<()> {
     let inner = inner.clone();
     let work = move || {
-        let mut writer = Writer { inner: &inner, room: None };
+        let mut writer = Writer::new(&inner);
         while let Some(items) = inner.queue.next() {
             writer.write(items);
         }
@@ -250,13 +255,19 @@ pub(super) fn spawn(inner: &Arc<Inner>) -> Result<()> {
     thread.map(drop).map_err(|e| Error::new(Kind::Io, format!("start of the disk cache: {e}")))
 }
 
-struct Writer<'a> {
+pub(super) struct Writer<'a> {
     inner: &'a Inner,
     /// When the room was asked for, and what was left of it then, less what was written since.
     room: Option<(Instant, u64)>,
+    /// What is left of the time to wait for the first walk: a small cache is counted in no time.
+    patience: Duration,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    pub(super) fn new(inner: &'a Inner) -> Writer<'a> {
+        Writer { inner, room: None, patience: FIRST_WALK }
+    }
+
     fn write(&mut self, items: Vec<Item>) {
         let inner = self.inner;
         let mut blocks = Vec::new();
@@ -330,10 +341,20 @@ impl Writer<'_> {
 
     /// Whether `bytes` may be written: within the size, with a little tolerance while room is being made, and leaving
     /// free what has to stay free.
-    fn has_room(&mut self, bytes: u64) -> bool {
+    pub(super) fn has_room(&mut self, bytes: u64) -> bool {
         let inner = self.inner;
         let size = inner.settings.size;
-        if inner.bytes.load(Ordering::Relaxed) + bytes > size + size / 8 {
+        // Before the first walk is over, the cache may be full of what earlier mounts have left.
+        while !inner.is_counted()
+            && inner.bytes.load(Ordering::Relaxed) + bytes > size / TOLERANCE
+            && !self.patience.is_zero()
+        {
+            let pause = LOOK.min(self.patience);
+            self.patience -= pause;
+            std::thread::sleep(pause);
+        }
+        let most = if inner.is_counted() { size + size / TOLERANCE } else { size / TOLERANCE };
+        if inner.bytes.load(Ordering::Relaxed) + bytes > most {
             inner.sweeper.make_room();
             return false;
         }

@@ -26,6 +26,7 @@ impl Inodes {
             children: HashMap::new(),
             lookups: 0,
             shown: Instant::now(),
+            asked: false,
             queued: false,
             pins: 0,
             names_changed: None,
