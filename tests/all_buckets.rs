@@ -268,6 +268,21 @@ fn nix_rename(from: &Path, to: &Path) -> i32 {
     fs::rename(from, to).expect_err("it cannot be renamed").raw_os_error().unwrap()
 }
 
+/// Its directories have the inode numbers of the one before.
+#[test]
+fn all_buckets_that_are_made_again_are_empty() {
+    let (_alone, server) = start();
+    let b = server.name_of("again");
+    let mount = mount(&server, &["metadata_ttl=10m", "negative_ttl=1s"]);
+    mount.sh(&format!("mkdir {b}; echo x >{b}/f; mkdir {b}/d; ls -R {b} >&2; stat {b}/g 2>/dev/null || rm -r {b}"));
+    server.rclone(&["mkdir", &format!("store:{b}")]);
+    server.put("source", b"y");
+    server.rclone(&["copyto", &format!("store:{}/source", server.bucket), &format!("store:{b}/g")]);
+    eventually(Duration::from_secs(20), "it is there again", || fs::metadata(mount.join(&b)).is_ok());
+    assert_eq!(mount.sh(&format!("cat {b}/g; find {b} | sort")), format!("y{b}\n{b}/g\n"));
+    mount.umount();
+}
+
 #[test]
 fn all_buckets_come_and_go_elsewhere() {
     let (_alone, server) = start();

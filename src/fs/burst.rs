@@ -111,6 +111,13 @@ impl Bursts {
         Bursts { dirs: Mutex::new(LruCache::new(DIRS)), ttl, room: Budget::new(room), plain: AtomicU32::new(0) }
     }
 
+    /// Nothing is known of the directories that `those` are.
+    pub fn forget_all(&self, those: impl Fn(Ino) -> bool) {
+        let mut dirs = self.dirs.lock();
+        let gone: Vec<Ino> = dirs.iter().map(|(dir, _)| *dir).filter(|dir| those(*dir)).collect();
+        gone.iter().for_each(|dir| drop(dirs.pop(dir)));
+    }
+
     /// A name of `dir` is about to be asked for. `Some`: list pages first, from the start or from where a listing
     /// stopped, and say how it went.
     fn asks(&self, dir: Ino) -> Option<Option<Box<Partial>>> {

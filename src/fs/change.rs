@@ -274,6 +274,8 @@ impl Fs {
 
     /// Removes an empty directory.
     pub(super) async fn drop_dir(self: &Arc<Self>, parent: Ino, name: &Name, inode: &Arc<Inode>) -> Result<()> {
+        // Its attributes may be on their way to the marker, which would come back.
+        let _changing = self.changing(inode).await?;
         let prefix = self.inodes.prefix(inode.ino)?;
         let odd = inode.state.lock().odd_marker.clone();
         // The plain marker may exist unseen: a listing with entries does not tell.

@@ -253,10 +253,11 @@ impl Listings {
             }
             None => !watched && !inner.changed_since(dir, known.at),
         };
-        if inner.by_dir.peek(&dir).is_some_and(|k| k.at > known.at) {
+        // What is there may be newer; and what was changed here since is noted there.
+        if !wanted || inner.by_dir.peek(&dir).is_some_and(|k| k.at > known.at) {
             return None;
         }
-        if !wanted || known.lease.is_none() {
+        if known.lease.is_none() {
             gone.extend(inner.take(dir));
             drop(inner);
             return None;
@@ -422,6 +423,25 @@ impl Listings {
         drop(gone);
     }
 
+    /// Nothing is known of the directories that `those` are.
+    pub fn forget_all(&self, those: impl Fn(Ino) -> bool) {
+        let gone: Vec<Known>;
+        {
+            let inner = &mut *self.inner.lock();
+            let dirs: Vec<Ino> = inner.by_dir.iter().map(|(dir, _)| *dir).filter(|dir| those(*dir)).collect();
+            gone = dirs.into_iter().filter_map(|dir| inner.take(dir)).collect();
+            let names: Vec<_> = inner.missing.iter().map(|(place, _)| place).filter(|p| those(p.0)).cloned().collect();
+            for name in &names {
+                inner.missing.pop(name);
+            }
+            let watched: Vec<Ino> = inner.watched.iter().map(|(dir, _)| *dir).filter(|dir| those(*dir)).collect();
+            for dir in &watched {
+                inner.watched.pop(dir);
+            }
+        }
+        drop(gone);
+    }
+
     /// Entries of the directories that are `wanted`, and these.
     pub fn entries(&self, wanted: impl Fn(Ino) -> bool) -> usize {
         let inner = self.inner.lock();
@@ -480,6 +500,12 @@ mod tests {
         assert!(!absent("b") && absent("c"));
         l.forget(Ino(5));
         assert!(!absent("b") && !absent("c"));
+        l.put(Ino(5), Instant::now(), vec![item("b")]);
+        l.missing(Ino(6), &name("b"), Instant::now());
+        l.forget_all(|dir| dir == Ino(6));
+        assert!(absent("c") && matches!(l.ask(Ino(6), &name("b")), Answer::Unknown));
+        l.forget_all(|dir| dir == Ino(5));
+        assert!(!absent("c"));
         let never = Listings::new(Duration::from_secs(60), Duration::ZERO, Budget::new(1 << 20));
         never.missing(Ino(5), &name("a"), Instant::now());
         assert!(matches!(never.ask(Ino(5), &name("a")), Answer::Unknown));

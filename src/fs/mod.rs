@@ -212,7 +212,7 @@ impl Fs {
             uploads: writeback::Uploads::default(),
             habits: habit::Habits::new(),
             bursts: shared.bursts.clone(),
-            names: Arc::new(shared::Part::new(shared)),
+            names: Arc::new(shared::Part::new(shared, settings.space)),
             trees: trees::Walks::new(settings.metadata_ttl),
             aheads: ahead::Aheads::new(),
             threads: users::Threads::default(),

@@ -275,12 +275,13 @@ impl Fs {
             }
             self.store_attr(inode).await?;
         }
-        // Reads that miss the old objects wait until the handles are moved to the new ones. In the order of the inode
-        // numbers: directories below one another may be renamed at the same time.
-        let mut files: Vec<_> = below.iter().filter(|i| i.kind() == FileKind::File).collect();
-        files.sort_by_key(|i| i.ino);
-        let mut changing = Vec::with_capacity(files.len());
-        for inode in files {
+        // Reads that miss the old objects wait until the handles are moved to the new ones, and no attributes go to markers
+        // that are no more. In the order of the inode numbers: directories below one another may be renamed at the same
+        // time.
+        let mut all: Vec<_> = below.iter().collect();
+        all.sort_by_key(|i| i.ino);
+        let mut changing = Vec::with_capacity(all.len());
+        for inode in all {
             changing.push(self.changing(inode).await?);
         }
         let writers: Vec<_> = below.iter().filter_map(|i| i.state.lock().writer.clone()).collect();

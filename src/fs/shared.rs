@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::burst::Bursts;
+use super::inode::Space;
 use super::known::Listings;
 use super::trim::Crowd;
 use crate::budget::Budget;
@@ -60,7 +61,10 @@ pub(super) struct Part {
 }
 
 impl Part {
-    pub fn new(of: Arc<Shared>) -> Part {
+    /// `space`: the inode numbers of the tree, which another one may have had before.
+    pub fn new(of: Arc<Shared>, space: Space) -> Part {
+        of.listings.forget_all(|dir| space.has(dir));
+        of.bursts.forget_all(|dir| space.has(dir));
         Part { of, inodes: AtomicUsize::new(0), in_vain: AtomicBool::new(false), wake: Notify::new() }
     }
 
@@ -120,7 +124,7 @@ mod tests {
     fn trees_keep_to_one_bound() {
         let (long, budget) = (Duration::from_secs(60), Budget::new(64 << 20));
         let shared = Shared::new(long, long, Crowd::new(8192, 8192, budget.clone()), budget.clone());
-        let (a, b) = (Part::new(shared.clone()), Part::new(shared.clone()));
+        let (a, b) = (Part::new(shared.clone(), Space::of_part(7)), Part::new(shared.clone(), Space::of_part(8)));
         a.tell(5000);
         assert_eq!(a.share(1000), 1000, "alone");
         b.tell(15_000);

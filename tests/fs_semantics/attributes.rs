@@ -497,3 +497,32 @@ async fn every_attribute_costs_what_the_document_says() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// A PUT that is on its way to the store arrives after whatever comes later.
+// R44 R53
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_is_removed_does_not_come_back_with_its_attributes() {
+    for renamed in [false, true] {
+        let w = world();
+        let m = w.mount();
+        m.mkdir("d").await.unwrap();
+        let ino = m.stat("d").await.unwrap().ino;
+        let requests = || w.server.log().iter().filter(|r| r.operation == "PutObject").count();
+        let before = requests();
+        w.server.knobs().set(|b| b.latency = Duration::from_millis(1500));
+        m.setattr(ino, None, Change { perm: Some(0o700), ..Change::default() }).await.unwrap();
+        while requests() == before {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        w.server.knobs().set(|b| b.latency = Duration::ZERO);
+        if renamed {
+            m.rename("d", "e").await.unwrap();
+        } else {
+            m.0.rmdir(ROOT, &Name::parse(std::ffi::OsStr::new("d")).unwrap()).await.unwrap();
+        }
+        assert!(m.drain(Duration::from_secs(20)).await.is_empty());
+        tokio::time::sleep(Duration::from_millis(1600)).await;
+        let left: &[&str] = if renamed { &["e/"] } else { &[] };
+        assert_eq!(w.keys(), left);
+    }
+}
