@@ -223,7 +223,8 @@ impl Fs {
 
     /// What is still to be deleted when the mount ends, for the next one.
     pub(super) fn left_to_delete(&self) -> Vec<(String, Error)> {
-        self.still_due(&Error::new(Kind::Timeout, "delete before unmounting"))
+        let due = self.still_due(&Error::new(Kind::Timeout, "delete before unmounting")).into_iter();
+        due.map(|(key, e)| (key, e.with_fix("the next mount deletes it"))).collect()
     }
 
     /// Waits for every delete, up to a deadline; what is left.
@@ -240,11 +241,7 @@ impl Fs {
     /// `why`: of those of which nothing else is known.
     fn still_due(&self, why: &Error) -> Vec<(String, Error)> {
         let due = self.graves.due_below("").into_iter();
-        due.map(|(key, last)| {
-            let error = last.unwrap_or_else(|| why.clone()).with_fix("the next mount deletes it");
-            (key.to_string(), error)
-        })
-        .collect()
+        due.map(|(key, last)| (key.to_string(), last.unwrap_or_else(|| why.clone()))).collect()
     }
 }
 

@@ -251,7 +251,7 @@ impl Fs {
                 return Ok(());
             }
             Next::Start => {
-                if !s.items.is_empty() {
+                if s.pages > 0 {
                     // Whoever waited for a page before gave up.
                     s.again(s.one_by_one);
                 }
@@ -375,8 +375,10 @@ impl Fs {
         if parsed.folder_suffix {
             self.seen_folder_suffix.store(true, std::sync::atomic::Ordering::Relaxed);
         }
-        s.held = parsed.held;
+        // Who gives up here has lost the page: then the listing begins anew.
+        let next = std::mem::replace(&mut s.next, Next::Start);
         let listed = self.tell_links(dir, prefix, parsed.items).await;
+        (s.next, s.held) = (next, parsed.held);
         let mut items: Vec<Arc<Item>> = Vec::with_capacity(listed.len());
         for item in listed {
             let buried = !s.buried.is_empty() && prefix.file(&item.name).is_ok_and(|k| s.buried.contains(&k));

@@ -72,6 +72,11 @@ impl Fs {
             if self.inodes.is_inside(to.0, source.ino) {
                 return Err(Error::new(Kind::Invalid, "rename a directory into itself").with_key(to.1));
             }
+            // Attributes of the directory that is replaced may be on their way to the marker that the new one gets.
+            let _changing = match &target {
+                Some(target) => Some(self.changing(target).await?),
+                None => None,
+            };
             self.rename_dir(&source, from, to).await
         } else {
             self.rename_file(&source, target.as_ref(), from, to).await

@@ -158,14 +158,12 @@ impl Fs {
     fn trim_now(&self) {
         let Some(kernel) = self.kernel.get() else { return };
         let crowd = self.names.crowd();
-        let mut remembered = self.names.share(self.settings.remembered.max(1024));
-        if let Some(room) = crowd.full_at() {
-            remembered = remembered.min(self.names.share(room) / 3);
-        }
-        self.inodes.remember_at_most(remembered);
+        let wanted = self.names.share(self.settings.remembered.max(1024));
+        let room = crowd.full_at().map_or(usize::MAX, |room| self.names.share(room) / 3);
+        self.inodes.remember_at_most(wanted.min(room));
         let (all, mut told, mut looked) = (self.inodes.known(), 0, 0);
         let many = most_known(self.names.share(crowd.most()), self.inodes.counts().1);
-        let few = self.names.share(self.settings.remembered.max(1024)).min(many);
+        let few = wanted.min(many);
         loop {
             let (names, more) = self.inodes.forgettable(few, many, self.settings.metadata_ttl, told);
             for (parent, name) in &names {
@@ -183,7 +181,8 @@ impl Fs {
 
     /// Whether the kernel knows more names than there is memory for, and something can be done about it.
     pub fn is_crowded(&self) -> bool {
-        self.names.is_over(self.inodes.counts().0)
+        // Asked for each directory that is opened, and nearly always in vain.
+        self.names.crowd().full_at().is_some() && self.names.is_over(self.inodes.counts().0)
     }
 
     /// Waits, not for ever, until there is memory for the names of another directory.

@@ -116,10 +116,6 @@ impl Window {
         self.len
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// The next entries, asked for at `asked`.
     pub fn push(&mut self, items: Vec<Arc<Item>>, asked: Instant, origin: Option<Origin>) {
         let entries = Entry::Here(items.into_iter().map(Some).collect());

@@ -1,5 +1,9 @@
 //! Directories with more entries than a handle keeps: seeking in them (telldir, seekdir, rewinddir).
 
+use std::time::Duration;
+
+use xosfs::demo::{Action, Rule};
+
 use super::*;
 
 /// Names so long that the listing does not fit into an eighth of 64 MiB.
@@ -136,4 +140,43 @@ async fn a_position_in_a_large_directory_of_the_past_stands_for_its_name() {
     let lost: Vec<_> = whole.range(1234..).filter(|(cookie, _)| !again.contains_key(cookie)).collect();
     assert!(lost.is_empty(), "{} of {}: {:?}", lost.len(), whole.len(), lost.first());
     m.handles.remove_dir(fh);
+}
+
+/// The kernel's deadline for one call, while what looks like links is asked for.
+// R38
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_that_was_given_up_goes_on_with_every_name() {
+    let w = world();
+    for n in 0..1500 {
+        w.put(&format!("d/f{n:04}"), "x");
+    }
+    let first = w.mount();
+    first.symlink(first.stat("d").await.unwrap().ino, &name("z-link"), "f0000", OWNER).await.unwrap();
+    let m = w.mount();
+    let fh = m.0.opendir(m.stat("d").await.unwrap().ino).unwrap();
+    let mut names: Vec<String> = Vec::new();
+    let mut given_up = 0;
+    loop {
+        if !names.is_empty() && given_up == 0 {
+            w.server.knobs().fail(Rule::new("HeadObject", Action::Stall(Duration::from_secs(2))).always());
+        }
+        let batch = m.0.read_directory(fh, names.len() as u64);
+        match tokio::time::timeout(Duration::from_millis(500), batch).await {
+            Ok(batch) => {
+                let batch = batch.unwrap();
+                if batch.items.is_empty() {
+                    break;
+                }
+                names.extend(batch.items.iter().map(|i| i.name.to_string()));
+            }
+            Err(_) => {
+                given_up += 1;
+                w.server.knobs().clear_rules();
+            }
+        }
+    }
+    assert_eq!((names.len(), given_up), (1501, 1));
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 1501);
 }

@@ -153,6 +153,11 @@ impl Table {
         self.live.is_empty() && self.uploads.is_empty() && self.gone.is_empty()
     }
 
+    /// Whether a file or a delete has this number.
+    pub fn has(&self, id: u64) -> bool {
+        self.live.contains_key(&id) || self.gone.contains_key(&id)
+    }
+
     /// The oldest segment that anything alive needs.
     pub fn oldest_needed(&self) -> Option<u64> {
         let files = self.live.values().filter_map(|l| l.needs().first().copied());

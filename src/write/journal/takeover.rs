@@ -59,9 +59,7 @@ impl Journal {
                     continue;
                 }
             }
-            if self.table.lock().live.contains_key(&live.id) {
-                live.id = self.number();
-            }
+            live.id = self.own_number(live.id);
             last.insert(live.key.clone(), (live.since, live.id));
             self.adopt(live)?;
             if let Some((_, id)) = there {
@@ -73,9 +71,7 @@ impl Journal {
                 self.wait(Change::Record(Begun { token: self.number(), ..begun }.record()), false, false)?;
             }
             for mut gone in found.table.gone.into_values() {
-                if self.table.lock().gone.contains_key(&gone.id) {
-                    gone.id = self.number();
-                }
+                gone.id = self.own_number(gone.id);
                 self.wait(Change::Record(gone.record()), false, false)?;
             }
             // Before what they were copied from goes.
@@ -91,6 +87,12 @@ impl Journal {
             drop(lock);
         }
         Ok(())
+    }
+
+    /// A number of another journal, unless something here has it: files and deletes end by the same record.
+    fn own_number(&self, id: u64) -> u64 {
+        let taken = self.table.lock().has(id);
+        if taken { self.number() } else { id }
     }
 
     /// Writes what another journal has of a file into this one.
